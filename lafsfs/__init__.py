@@ -1,0 +1,1 @@
+"""Mount Tahoe-LAFS directories straight from the storage servers."""

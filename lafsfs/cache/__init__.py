@@ -1,0 +1,1 @@
+"""Ciphertext segments on local disk: bounded, verified again when read."""

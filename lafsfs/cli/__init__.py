@@ -1,0 +1,1 @@
+"""The commands: arguments, messages, progress and exit codes, nothing else."""

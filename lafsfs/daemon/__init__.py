@@ -1,0 +1,1 @@
+"""A mount as a process."""

@@ -1,0 +1,1 @@
+"""The side that faces the kernel: the only user of pyfuse3."""

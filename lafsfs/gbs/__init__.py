@@ -1,0 +1,1 @@
+"""The storage protocol (GBS) as data: paths, CBOR messages, headers, NURLs. No I/O."""

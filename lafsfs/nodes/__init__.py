@@ -1,0 +1,1 @@
+"""What a capability stands for."""

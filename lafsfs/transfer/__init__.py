@@ -1,0 +1,1 @@
+"""Moving whole files between values and shares on servers."""

@@ -1,0 +1,1 @@
+"""The POSIX working tree. Knows nothing of FUSE."""

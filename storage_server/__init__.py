@@ -1,0 +1,1 @@
+"""A GBS storage server on the on-disk formats of Tahoe-LAFS."""
