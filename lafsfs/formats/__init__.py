@@ -1,1 +1,1 @@
-"""Bytes <-> values: every layout of Tahoe-LAFS 1.20. Pure: no I/O, no clock, no randomness but what is passed in."""
+"""Bytes <-> values: every layout of Tahoe-LAFS 1.20. Pure: no I/O, clock or randomness."""
