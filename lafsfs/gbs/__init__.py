@@ -1,1 +1,1 @@
-"""The storage protocol (GBS) as data: paths, CBOR messages, headers, NURLs. No I/O."""
+"""The GBS storage protocol as data: no I/O. Used by the client (`grid/`) and by `storage_server`."""
