@@ -1,0 +1,66 @@
+# lafsfs: everything a developer or a curious stranger runs. `make help` lists the targets.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := contrib/requirements.lock
+
+# A real Tahoe-LAFS 1.20 to work with: one that is there already, else one of our own.
+TAHOE_PREINSTALLED := $(wildcard /opt/tahoe/bin/tahoe)
+LAFSFS_TAHOE_VENV ?= $(if $(TAHOE_PREINSTALLED),/opt/tahoe,$(CURDIR)/.tahoe-venv)
+TAHOE := $(LAFSFS_TAHOE_VENV)/bin/tahoe
+
+# Tests run as two processes; PYTEST_ARGS adds to the command line of any test target.
+PYTEST := $(BIN)/python -m pytest
+PYTEST_ARGS ?=
+
+.PHONY: help install lock check format test interop vectors demo stop clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(STAMP) ## install what is missing and make .venv (nothing the second time)
+
+$(STAMP): $(LOCK) pyproject.toml
+	@sh contrib/install/system.sh
+	@sh contrib/install/venv.sh $(VENV) $(LOCK)
+	@touch $@
+
+lock: install ## resolve the dependencies of pyproject.toml again
+	cd contrib && ../$(BIN)/pip-compile --upgrade --quiet --generate-hashes --all-extras --strip-extras \
+	    --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --output-file requirements.lock ../pyproject.toml
+
+check: install ## formatting, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+	$(PYTEST) -q tests/test_layers.py
+
+format: install ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: install ## the tests that need nothing but this machine
+	$(PYTEST) -q -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+interop: install $(TAHOE) ## with a real Tahoe-LAFS 1.20
+	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(PYTEST) -q -m tahoe $(PYTEST_ARGS)
+
+$(TAHOE):
+	@sh contrib/install/tahoe.sh $(LAFSFS_TAHOE_VENV)
+
+vectors: install ## every check the golden vectors in LAFSFS_VECTORS (default tests/vectors) allow
+	$(PYTEST) -q -m vectors $(PYTEST_ARGS)
+
+demo: install ## a mounted tree at ./mnt to play with
+	@sh contrib/demo/demo.sh
+
+stop: ## drain and unmount the demo, stop its server
+	@sh contrib/demo/stop.sh
+
+clean: stop ## remove what the targets above made (the demo's data too)
+	rm -rf $(VENV) .tahoe-venv .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find lafsfs storage_server tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rmdir mnt 2>/dev/null || true
