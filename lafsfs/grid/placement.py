@@ -99,10 +99,10 @@ def plan(
     `writable` are the servers that may receive shares, best first; `existing` tells what any server, writable
     or not, holds already. Servers that hold shares but are not in `writable` receive nothing.
 
-    The matching starts with read-only servers (they cannot be given anything else), then writable ones with what
-    they hold, and then lets any writable server take any share. As augmenting never unmatches anybody, the
-    result is a maximum matching of all that is possible. The shares left over stay where they are, or go to the
-    writable server with the fewest shares.
+    The matching starts with read-only servers (they cannot be given anything else), then writable ones with
+    what they hold, and then lets any writable server take any share. As augmenting never unmatches anybody,
+    the result is a maximum matching of all that is possible. The shares left over stay where they are, or go
+    to the writable server with the fewest shares.
     """
     wanted = list(range(n)) if shares is None else sorted(set(shares))
     chosen = set(wanted)

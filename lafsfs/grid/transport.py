@@ -1,0 +1,240 @@
+"""The HTTP transport under httpx: one server, pinned TLS, kept-alive connections (formats.md 9.2).
+
+httpx stays the interface; this replaces httpcore. Request extensions understood:
+
+* `timeout`: seconds, with httpx's keys `connect` (TCP and TLS), `write` and `read` (each wait for progress),
+  `pool`, and ours: `total` for the whole exchange;
+* `target`: the request target as bytes, instead of the URL's path (spares building a URL per request);
+* `max_body`: the largest acceptable response body in bytes;
+* `idempotent`: the request may be sent a second time (GET and HEAD always may).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import trio
+
+from lafsfs.errors import PinMismatchError
+from lafsfs.grid.http1 import Answer, ProtocolError, RawHeaders, ResponseReader
+from lafsfs.grid.tls import RECEIVE_SIZE, Buffer, TlsChannel, Watch, client_context, spki_hash
+
+MAX_CONNECTIONS: Final = 10
+IDLE_LIMIT: Final = 30.0
+DEFAULT_TIMEOUTS: Final = {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 60.0, "total": 300.0}
+DEFAULT_MAX_BODY: Final = 64 << 20
+_SMALL: Final = 16 * 1024
+_TIMEOUTS: Final = {
+    "pool": httpx.PoolTimeout,
+    "connect": httpx.ConnectTimeout,
+    "write": httpx.WriteTimeout,
+    "read": httpx.ReadTimeout,
+}
+
+
+class Payload(httpx.AsyncByteStream):
+    """A request body that is one buffer, sent without being copied or joined."""
+
+    def __init__(self, data: Buffer) -> None:
+        self.data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield bytes(self.data)
+
+
+class _Connection:
+    """A channel with its place in the pool."""
+
+    def __init__(self, channel: TlsChannel) -> None:
+        self.channel = channel
+        self.idle_since = 0.0
+        self.used = False
+
+
+class _ClosedEarlyError(Exception):
+    """A kept-alive connection turned out to be closed before any byte of an answer."""
+
+
+class PinnedTransport(httpx.AsyncBaseTransport):
+    """Connections to one server whose certificate must have the given SPKI hash.
+
+    The pin is checked right after the handshake, before the first byte of a request; PinMismatchError if it
+    is another. Other failures are raised as httpx's own exceptions. A connection that was not left in a
+    defined state, also by cancellation, is closed and never used again. Bodies are read whole.
+    """
+
+    def __init__(self, host: str, port: int, pin: bytes) -> None:
+        self._host = host
+        self._port = port
+        self._pin = pin
+        self._context = client_context()
+        self._buffer = memoryview(bytearray(RECEIVE_SIZE))
+        self._slots = trio.Semaphore(MAX_CONNECTIONS, max_value=MAX_CONNECTIONS)
+        self._idle: list[_Connection] = []
+        self._closed = False
+        self.certificate: bytes | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the idle connections; those in use are closed as their exchanges end."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().channel.close()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` and read the whole answer."""
+        url = request.url
+        if url.host != self._host.strip("[]") or url.port != self._port or url.scheme != "https":
+            raise httpx.UnsupportedProtocol("this transport serves one server only", request=request)
+        timeouts = {**DEFAULT_TIMEOUTS, **_given(request.extensions.get("timeout", {}))}
+        watch = Watch(timeouts["total"])
+        watch.expect("pool", timeouts["pool"])
+        answer: Answer | None = None
+        try:
+            with watch.scope:
+                answer = await self._in_slot(request, watch, timeouts)
+        except ProtocolError as error:
+            raise httpx.RemoteProtocolError(str(error), request=request) from error
+        except OSError as error:
+            kind = {"connect": httpx.ConnectError, "write": httpx.WriteError}.get(
+                watch.phase, httpx.ReadError
+            )
+            raise kind(_reason(error), request=request) from error
+        if answer is None:
+            raise _TIMEOUTS[watch.phase]("no answer in time", request=request)
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
+
+    async def _in_slot(self, request: httpx.Request, watch: Watch, timeouts: dict[str, float]) -> Answer:
+        head, body = await _serialize(request)
+        repeatable = request.method in ("GET", "HEAD") or bool(request.extensions.get("idempotent"))
+        async with self._slots:
+            while True:
+                connection = self._reusable() or await self._connect(watch, timeouts["connect"])
+                try:
+                    return await self._exchange(connection, request, head, body, watch, timeouts)
+                except _ClosedEarlyError as error:
+                    # Only kept-alive connections raise this, so that the loop ends with a fresh one.
+                    if not repeatable:
+                        raise ConnectionResetError("the connection closed before an answer") from error
+
+    def _reusable(self) -> _Connection | None:
+        """The most recently used idle connection that is still good."""
+        oldest = trio.current_time() - IDLE_LIMIT
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_since >= oldest and connection.channel.is_quiet():
+                return connection
+            connection.channel.close()
+        return None
+
+    async def _connect(self, watch: Watch, seconds: float) -> _Connection:
+        watch.expect("connect", seconds)
+        stream = await trio.open_tcp_stream(self._host.strip("[]"), self._port)
+        sock = socket.socket(fileno=stream.socket.detach())
+        sock.setblocking(False)
+        channel = TlsChannel(sock, self._context, self._buffer)
+        try:
+            certificate = await channel.handshake()
+            try:
+                matches = spki_hash(certificate) == self._pin
+            except ValueError:
+                matches = False
+            if not matches:
+                raise PinMismatchError("the server's certificate is not the one its NURL names")
+        except BaseException:
+            channel.close()
+            raise
+        self.certificate = certificate
+        return _Connection(channel)
+
+    async def _exchange(
+        self,
+        connection: _Connection,
+        request: httpx.Request,
+        head: bytes,
+        body: Buffer,
+        watch: Watch,
+        timeouts: dict[str, float],
+    ) -> Answer:
+        channel = connection.channel
+        limit = int(request.extensions.get("max_body", DEFAULT_MAX_BODY))
+        reader = ResponseReader(channel, watch, timeouts["read"], limit)
+        reusable = False
+        try:
+            sent = await _send(channel, head, body, watch, timeouts["write"])
+            answer = await reader.read(request.method)
+            reusable = sent and answer.reusable and not self._closed
+        except OSError as error:
+            if connection.used and not reader.started:
+                raise _ClosedEarlyError from error
+            raise
+        finally:
+            if reusable:
+                connection.used = True
+                connection.idle_since = trio.current_time()
+                self._idle.append(connection)
+            else:
+                channel.close()
+        return answer
+
+
+async def _send(channel: TlsChannel, head: bytes, body: Buffer, watch: Watch, seconds: float) -> bool:
+    """Send a request. False if the peer stopped listening midway: its answer may be there nevertheless."""
+    small = len(body) <= _SMALL
+    await channel.send(head + bytes(body) if small else head, watch, seconds)
+    if small:
+        return True
+    try:
+        await channel.send(body, watch, seconds)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+async def _serialize(request: httpx.Request) -> tuple[bytes, Buffer]:
+    target = request.extensions.get("target") or request.url.raw_path
+    body: Buffer
+    if isinstance(request.stream, Payload):
+        body = request.stream.data
+    else:
+        stream = request.stream
+        if not isinstance(stream, httpx.AsyncByteStream):
+            raise httpx.UnsupportedProtocol("a synchronous request body", request=request)
+        body = b"".join([part async for part in stream])
+    headers: RawHeaders = [
+        (name, value)
+        for name, value in request.headers.raw
+        if name.lower() not in (b"content-length", b"transfer-encoding")
+    ]
+    if len(body) or request.method in ("POST", "PUT", "PATCH"):
+        headers.append((b"Content-Length", b"%d" % memoryview(body).nbytes))
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode(), target)]
+    lines.extend([b"%s: %s" % pair for pair in headers])
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines), body
+
+
+def _given(timeout: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in timeout.items() if value is not None}
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong, in words that hold no address or secret."""
+    if isinstance(error, ssl.SSLError):
+        return error.reason or type(error).__name__
+    return error.strerror or str(error)
