@@ -28,7 +28,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 lock: install ## resolve the dependencies of pyproject.toml again
-	cd contrib && ../$(BIN)/pip-compile --upgrade --quiet --generate-hashes --all-extras --strip-extras \
+	cd contrib && CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/pip-compile --upgrade --quiet --generate-hashes --all-extras --strip-extras \
 	    --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	    --output-file requirements.lock ../pyproject.toml
 
