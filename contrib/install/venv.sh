@@ -15,5 +15,5 @@ if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
 fi
 echo "Installing the locked dependencies into $venv (pyfuse3 is compiled: a minute or two the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r "$lock"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation \
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -q --no-deps --no-build-isolation \
     --editable .
