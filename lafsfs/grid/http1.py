@@ -6,14 +6,18 @@ hold more than it asked for.
 
 from __future__ import annotations
 
+import io
+from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
+from lafsfs.errors import FormatError
+from lafsfs.gbs.headers import parse_content_range
 from lafsfs.grid.tls import RECORD_SIZE, TlsChannel, Watch
 
 MAX_HEAD: Final = 64 * 1024
 MAX_LINE: Final = 4096
 MAX_CHUNK_DIGITS: Final = 12
-_BULK: Final = 1 << 20
+MAX_TRAILERS: Final = 100
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -40,10 +44,9 @@ class _Framing(NamedTuple):
 class ResponseReader:
     """Reads one response. `started` tells whether any byte of it has come in."""
 
-    def __init__(self, channel: TlsChannel, watch: Watch, seconds: float, max_body: int) -> None:
+    def __init__(self, channel: TlsChannel, watch: Watch, max_body: int) -> None:
         self._channel = channel
         self._watch = watch
-        self._seconds = seconds
         self._max_body = max_body
         self._data = b""
         self._position = 0
@@ -52,39 +55,55 @@ class ResponseReader:
     async def read(self, method: str) -> Answer:
         """The next final response; interim (1xx) ones are skipped. ProtocolError, OSError."""
         while True:
-            version, status, headers = parse_head(await self._head())
+            version, status, headers = parse_head(await self._until(b"\r\n\r\n", MAX_HEAD))
             if status >= 200:
                 break
         framing = _framing(version, headers)
-        body = b""
-        if method != "HEAD" and status not in (204, 304):
-            body = await self._body(framing)
+        bodyless = method == "HEAD" or status in (204, 304)
+        body = b"" if bodyless else await self._body(framing, headers)
+        delimited = bodyless or framing.chunked or framing.length is not None
         exhausted = self._position == len(self._data)
-        delimited = framing.chunked or framing.length is not None or status in (204, 304) or method == "HEAD"
         return Answer(status, headers, body, framing.keep_alive and exhausted and delimited)
 
-    async def _body(self, framing: _Framing) -> bytes:
-        pieces: list[bytes] = []
+    async def _body(self, framing: _Framing, headers: RawHeaders) -> bytes:
         if framing.chunked:
-            await self._chunks(pieces)
-        elif framing.length is not None:
-            self._admit(framing.length)
-            await self._exactly(framing.length, pieces)
-        else:
-            await self._until_end(pieces)
-        return b"".join(pieces)
+            size = _range_size(headers)
+            if size is not None:
+                return await self._known_size(size, chunked=True)
+            pieces = [chunk async for chunk in self._chunks()]
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if framing.length is not None:
+            return await self._known_size(framing.length, chunked=False)
+        return await self._until_end()
 
     def _admit(self, size: int) -> None:
         if size > self._max_body:
             raise ProtocolError("the answer is larger than what was asked for")
 
+    async def _known_size(self, size: int, *, chunked: bool) -> bytes:
+        """A body of `size` bytes, received where it will stay: BytesIO gives its memory away as bytes."""
+        self._admit(size)
+        if not size and not chunked:
+            return b""
+        memory = io.BytesIO()
+        if size:
+            memory.seek(size - 1)
+            memory.write(b"\0")
+        with memory.getbuffer() as view:
+            if chunked:
+                await self._chunks_into(view)
+            else:
+                await self._fill(view)
+        return memory.getvalue()
+
     async def _more(self) -> None:
         """Add at least one byte to what is buffered."""
-        pieces = await self._channel.receive(RECORD_SIZE, self._watch, self._seconds)
-        if not pieces:
+        room = bytearray(RECORD_SIZE)
+        count = await self._channel.receive_into(memoryview(room), self._watch)
+        if not count:
             raise ConnectionResetError("the connection ended before the answer was complete")
         self.started = True
-        self._data = b"".join([self._data[self._position :], *pieces])
+        self._data = b"".join((self._data[self._position :], memoryview(room)[:count]))
         self._position = 0
 
     async def _until(self, mark: bytes, limit: int) -> bytes:
@@ -97,45 +116,62 @@ class ResponseReader:
         self._position = end + len(mark)
         return found
 
-    async def _head(self) -> bytes:
-        return await self._until(b"\r\n\r\n", MAX_HEAD)
-
-    async def _exactly(self, size: int, pieces: list[bytes]) -> None:
-        have = self._data[self._position : self._position + size]
-        self._position += len(have)
-        size -= len(have)
-        pieces.append(have)
-        while size:
-            got = await self._channel.receive(min(size, _BULK), self._watch, self._seconds)
-            if not got:
+    async def _fill(self, view: memoryview) -> None:
+        """Fill `view` completely, first from what is buffered."""
+        done = min(len(view), len(self._data) - self._position)
+        view[:done] = self._data[self._position : self._position + done]
+        self._position += done
+        while done < len(view):
+            count = await self._channel.receive_into(view[done:], self._watch)
+            if not count:
                 raise ConnectionResetError("the connection ended before the answer was complete")
-            pieces.extend(got)
-            size -= sum(map(len, got))
+            done += count
 
-    async def _chunks(self, pieces: list[bytes]) -> None:
-        total = 0
-        while True:
-            size = _chunk_size(await self._until(b"\r\n", MAX_LINE))
-            if not size:
-                break
-            total += size
-            self._admit(total)
-            await self._exactly(size, pieces)
-            if await self._until(b"\r\n", 2):
-                raise ProtocolError("a chunk is longer than it said")
-        for _ in range(100):
+    async def _next_chunk(self) -> int:
+        return _chunk_size(await self._until(b"\r\n", MAX_LINE))
+
+    async def _end_chunk(self) -> None:
+        if await self._until(b"\r\n", 2):
+            raise ProtocolError("a chunk is longer than it said")
+
+    async def _trailers(self) -> None:
+        for _ in range(MAX_TRAILERS):
             if not await self._until(b"\r\n", MAX_LINE):
                 return
         raise ProtocolError("too many trailers")
 
-    async def _until_end(self, pieces: list[bytes]) -> None:
-        pieces.append(self._data[self._position :])
-        self._position = len(self._data)
-        total = len(pieces[0])
-        while got := await self._channel.receive(_BULK, self._watch, self._seconds):
-            pieces.extend(got)
-            total += sum(map(len, got))
+    async def _chunks_into(self, view: memoryview) -> None:
+        """A chunked body whose size is known to be that of `view`."""
+        done = 0
+        while size := await self._next_chunk():
+            if size > len(view) - done:
+                raise ProtocolError("a body longer than its Content-Range")
+            await self._fill(view[done : done + size])
+            await self._end_chunk()
+            done += size
+        if done < len(view):
+            raise ProtocolError("a body shorter than its Content-Range")
+        await self._trailers()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        total = 0
+        while size := await self._next_chunk():
+            total += size
             self._admit(total)
+            chunk = bytearray(size)
+            await self._fill(memoryview(chunk))
+            await self._end_chunk()
+            yield bytes(chunk)
+        await self._trailers()
+
+    async def _until_end(self) -> bytes:
+        body = bytearray(self._data[self._position :])
+        self._position = len(self._data)
+        room = memoryview(bytearray(RECORD_SIZE))
+        while count := await self._channel.receive_into(room, self._watch):
+            body += room[:count]
+            self._admit(len(body))
+        return bytes(body)
 
 
 def parse_head(head: bytes) -> tuple[bytes, int, RawHeaders]:
@@ -186,3 +222,15 @@ def _chunk_size(line: bytes) -> int:
     if not 0 < len(digits) <= MAX_CHUNK_DIGITS or not all(d in b"0123456789abcdefABCDEF" for d in digits):
         raise ProtocolError("a bad chunk size")
     return int(digits, 16)
+
+
+def _range_size(headers: RawHeaders) -> int | None:
+    """Size of the body according to a Content-Range header, if there is a proper one."""
+    for name, value in headers:
+        if name.lower() == b"content-range":
+            try:
+                parsed = parse_content_range(value.decode("ascii"))
+            except (FormatError, UnicodeDecodeError):
+                return None
+            return parsed.end - parsed.begin
+    return None

@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import socket
 import ssl
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, cast
 
 import trio
 from cryptography import x509
@@ -41,18 +42,20 @@ def spki_hash(certificate: bytes) -> bytes:
 class Watch:
     """The deadline of one exchange: pushed on by progress, but never beyond `total` seconds from its start.
 
-    `phase` names what is being waited for; it is read when time has cancelled `scope`.
+    `timeouts` are seconds by phase: "pool", "connect", "write", "read", and "total". `phase` names what was
+    waited for last; it is read when time has cancelled `scope`.
     """
 
-    def __init__(self, total: float) -> None:
-        self._last = trio.current_time() + total
-        self.scope = trio.CancelScope(deadline=self._last)
+    def __init__(self, timeouts: Mapping[str, float]) -> None:
+        self._timeouts = timeouts
+        self._last = trio.current_time() + timeouts["total"]
         self.phase = "pool"
+        self.scope = trio.CancelScope(deadline=self._last)
 
-    def expect(self, phase: str, seconds: float) -> None:
-        """From now on `phase` may take `seconds`."""
+    def expect(self, phase: str) -> None:
+        """To be called before waiting for `phase`, again after each bit of progress."""
         self.phase = phase
-        self.scope.deadline = min(self._last, trio.current_time() + seconds)
+        self.scope.deadline = min(self._last, trio.current_time() + self._timeouts[phase])
 
 
 class TlsChannel:
@@ -67,35 +70,37 @@ class TlsChannel:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
 
-    async def handshake(self) -> bytes:
+    async def handshake(self, watch: Watch) -> bytes:
         """Shake hands and return the server's certificate (DER); it has then proved to hold its key."""
         while True:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._flush()
-                await self._fill()
+                await self._flush(watch, "connect")
+                await self._fill(watch, "connect")
             else:
-                await self._flush()
+                await self._flush(watch, "connect")
                 break
         certificate = self._tls.getpeercert(binary_form=True)
         if not certificate:
             raise ssl.SSLError("the server presented no certificate")
         return certificate
 
-    async def _flush(self) -> None:
+    async def _flush(self, watch: Watch, phase: str) -> None:
         while self._outgoing.pending:
             rest = memoryview(self._outgoing.read())
             while rest:
                 try:
                     sent = self._socket.send(rest)
                 except BlockingIOError:
+                    watch.expect(phase)
                     await trio.lowlevel.wait_writable(self._number)
                 else:
                     rest = rest[sent:]
 
-    async def _fill(self) -> None:
+    async def _fill(self, watch: Watch, phase: str) -> None:
         """Wait for more ciphertext. End of file is passed on to the TLS layer, which judges it."""
+        watch.expect(phase)
         while True:
             await trio.lowlevel.wait_readable(self._number)
             with contextlib.suppress(BlockingIOError):
@@ -108,45 +113,49 @@ class TlsChannel:
         else:
             self._incoming.write_eof()
 
-    async def send(self, data: Buffer, watch: Watch, seconds: float) -> None:
-        """Encrypt and send all of `data`; each SEND_SIZE bytes may take `seconds`."""
+    async def send(self, data: Buffer, watch: Watch) -> None:
+        """Encrypt and send all of `data`."""
         rest = memoryview(data).cast("B")
+        watch.phase = "write"
         while rest:
-            watch.expect("write", seconds)
             batch = rest[:SEND_SIZE]
             rest = rest[SEND_SIZE:]
             while batch:
                 batch = batch[self._tls.write(batch) :]
-            await self._flush()
+            await self._flush(watch, "write")
+            if rest:
+                await trio.lowlevel.checkpoint()  # a fast peer must not keep other tasks from running
 
-    async def receive(self, limit: int, watch: Watch, seconds: float) -> list[bytes]:
-        """At least one and at most `limit` (> 0) bytes, in pieces; an empty list at an orderly end.
+    async def receive_into(self, view: memoryview, watch: Watch) -> int:
+        """Receive at least one byte into the non-empty `view` and return how many; 0 at an orderly end.
 
-        Takes what is there without waiting; else waits up to `seconds`. ssl.SSLError for a truncated stream.
+        Takes what is there without waiting, else waits. ssl.SSLError for a truncated stream.
         """
+        watch.phase = "read"
         while True:
-            pieces: list[bytes] = []
-            ended = False
-            with contextlib.suppress(ssl.SSLWantReadError):  # the last record has not come in whole
-                ended = self._decrypt(limit, pieces)
-            if pieces or ended:
-                return pieces
+            if self._incoming.pending or self._tls.pending() or self._incoming.eof:
+                try:
+                    return self._decrypt(view)
+                except ssl.SSLWantReadError:
+                    pass  # the last record has not come in whole, or it held no data
             if self._outgoing.pending:
-                await self._flush()  # an answer to a key update
-            watch.expect("read", seconds)
-            await self._fill()
+                await self._flush(watch, "read")  # an answer to a key update
+            await self._fill(watch, "read")
 
-    def _decrypt(self, limit: int, pieces: list[bytes]) -> bool:
-        """Move decrypted bytes to `pieces`; True at an orderly end of the stream."""
-        read = self._tls.read
-        # Asking before reading spares the exception that a read without data costs.
-        while limit and (self._incoming.pending or self._tls.pending() or self._incoming.eof):
-            piece = read(min(limit, RECORD_SIZE))
-            if not piece:
-                return True
-            pieces.append(piece)
-            limit -= len(piece)
-        return False
+    def _decrypt(self, view: memoryview) -> int:
+        """Decrypt what is there; SSLWantReadError if that gives not a byte."""
+        # With a buffer, read() returns a number; the type stubs know only the form without.
+        read = cast("Callable[[int, memoryview], int]", self._tls.read)
+        done = read(RECORD_SIZE, view)
+        while done < len(view) and self._incoming.pending:
+            try:
+                count = read(RECORD_SIZE, view[done : done + RECORD_SIZE])
+            except ssl.SSLWantReadError:
+                break
+            if not count:
+                break  # the orderly end: the next call finds it again
+            done += count
+        return done
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still open and nothing unexpected has come in. Never waits."""

@@ -7,6 +7,9 @@ httpx stays the interface; this replaces httpcore. Request extensions understood
 * `target`: the request target as bytes, instead of the URL's path (spares building a URL per request);
 * `max_body`: the largest acceptable response body in bytes;
 * `idempotent`: the request may be sent a second time (GET and HEAD always may).
+
+The body of an answer is read whole before the answer is returned; it is also found, without httpx's machinery
+of streams and decoders, in the response extension `body` (use `send(request, stream=True)` then).
 """
 
 from __future__ import annotations
@@ -45,6 +48,16 @@ class Payload(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield bytes(self.data)
+
+
+class _Body(httpx.AsyncByteStream):
+    """A response body that has been read."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
 
 
 class _Connection:
@@ -102,12 +115,11 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         if url.host != self._host.strip("[]") or url.port != self._port or url.scheme != "https":
             raise httpx.UnsupportedProtocol("this transport serves one server only", request=request)
         timeouts = {**DEFAULT_TIMEOUTS, **_given(request.extensions.get("timeout", {}))}
-        watch = Watch(timeouts["total"])
-        watch.expect("pool", timeouts["pool"])
+        watch = Watch(timeouts)
         answer: Answer | None = None
         try:
             with watch.scope:
-                answer = await self._in_slot(request, watch, timeouts)
+                answer = await self._in_slot(request, watch)
         except ProtocolError as error:
             raise httpx.RemoteProtocolError(str(error), request=request) from error
         except OSError as error:
@@ -117,20 +129,29 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             raise kind(_reason(error), request=request) from error
         if answer is None:
             raise _TIMEOUTS[watch.phase]("no answer in time", request=request)
-        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
+        return httpx.Response(
+            answer.status, headers=answer.headers, stream=_Body(answer.body), extensions={"body": answer.body}
+        )
 
-    async def _in_slot(self, request: httpx.Request, watch: Watch, timeouts: dict[str, float]) -> Answer:
+    async def _in_slot(self, request: httpx.Request, watch: Watch) -> Answer:
         head, body = await _serialize(request)
         repeatable = request.method in ("GET", "HEAD") or bool(request.extensions.get("idempotent"))
-        async with self._slots:
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            watch.expect("pool")
+            await self._slots.acquire()
+        try:
             while True:
-                connection = self._reusable() or await self._connect(watch, timeouts["connect"])
+                connection = self._reusable() or await self._connect(watch)
                 try:
-                    return await self._exchange(connection, request, head, body, watch, timeouts)
+                    return await self._exchange(connection, request, head, body, watch)
                 except _ClosedEarlyError as error:
                     # Only kept-alive connections raise this, so that the loop ends with a fresh one.
                     if not repeatable:
                         raise ConnectionResetError("the connection closed before an answer") from error
+        finally:
+            self._slots.release()
 
     def _reusable(self) -> _Connection | None:
         """The most recently used idle connection that is still good."""
@@ -142,14 +163,14 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             connection.channel.close()
         return None
 
-    async def _connect(self, watch: Watch, seconds: float) -> _Connection:
-        watch.expect("connect", seconds)
+    async def _connect(self, watch: Watch) -> _Connection:
+        watch.expect("connect")
         stream = await trio.open_tcp_stream(self._host.strip("[]"), self._port)
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
         channel = TlsChannel(sock, self._context, self._buffer)
         try:
-            certificate = await channel.handshake()
+            certificate = await channel.handshake(watch)
             try:
                 matches = spki_hash(certificate) == self._pin
             except ValueError:
@@ -163,20 +184,13 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return _Connection(channel)
 
     async def _exchange(
-        self,
-        connection: _Connection,
-        request: httpx.Request,
-        head: bytes,
-        body: Buffer,
-        watch: Watch,
-        timeouts: dict[str, float],
+        self, connection: _Connection, request: httpx.Request, head: bytes, body: Buffer, watch: Watch
     ) -> Answer:
         channel = connection.channel
-        limit = int(request.extensions.get("max_body", DEFAULT_MAX_BODY))
-        reader = ResponseReader(channel, watch, timeouts["read"], limit)
+        reader = ResponseReader(channel, watch, int(request.extensions.get("max_body", DEFAULT_MAX_BODY)))
         reusable = False
         try:
-            sent = await _send(channel, head, body, watch, timeouts["write"])
+            sent = await _send(channel, head, body, watch)
             answer = await reader.read(request.method)
             reusable = sent and answer.reusable and not self._closed
         except OSError as error:
@@ -193,14 +207,14 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return answer
 
 
-async def _send(channel: TlsChannel, head: bytes, body: Buffer, watch: Watch, seconds: float) -> bool:
+async def _send(channel: TlsChannel, head: bytes, body: Buffer, watch: Watch) -> bool:
     """Send a request. False if the peer stopped listening midway: its answer may be there nevertheless."""
-    small = len(body) <= _SMALL
-    await channel.send(head + bytes(body) if small else head, watch, seconds)
-    if small:
+    if memoryview(body).nbytes <= _SMALL:
+        await channel.send(head + bytes(body), watch)
         return True
+    await channel.send(head, watch)
     try:
-        await channel.send(body, watch, seconds)
+        await channel.send(body, watch)
     except (BrokenPipeError, ConnectionResetError):
         return False
     return True
@@ -221,7 +235,7 @@ async def _serialize(request: httpx.Request) -> tuple[bytes, Buffer]:
         for name, value in request.headers.raw
         if name.lower() not in (b"content-length", b"transfer-encoding")
     ]
-    if len(body) or request.method in ("POST", "PUT", "PATCH"):
+    if memoryview(body).nbytes or request.method in ("POST", "PUT", "PATCH"):
         headers.append((b"Content-Length", b"%d" % memoryview(body).nbytes))
     lines = [b"%s %s HTTP/1.1" % (request.method.encode(), target)]
     lines.extend([b"%s: %s" % pair for pair in headers])
