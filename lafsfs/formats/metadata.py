@@ -1,0 +1,177 @@
+"""POSIX attributes in the metadata of a directory entry (design.md section 4).
+
+Everything POSIX is under the key "lafsfs", so that it survives what other clients do to entries. What is
+there may come from anybody: `decode` takes what it understands and never raises.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_KEY = "lafsfs"
+_NANO = 1_000_000_000
+_NUMBERS = ("mode", "uid", "gid", "mtime", "ctime", "crtime", "ino", "size", "rdev", "atime", "nlink")
+_LIMITS = {"mode": 1 << 32, "uid": 1 << 32, "gid": 1 << 32, "rdev": 1 << 64, "nlink": 1 << 32}
+_MAX_NAME = 255
+
+
+@dataclass(frozen=True)
+class Posix:
+    """Attributes of one inode as stored in an edge. Times in nanoseconds since 1970; `mode` carries the file
+    type.
+
+    None in a field that may be None means: not stored, to be derived.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ctime_ns: int
+    crtime_ns: int
+    ino: int | None = None
+    size: int | None = None
+    rdev: int = 0
+    atime_ns: int | None = None
+    nlink: int | None = None
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+def encode(posix: Posix, raw_name: bytes | None, old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The metadata to store: `old` with our key and the classic times replaced.
+
+    `raw_name` is what the user called the entry when that differs from the stored name. The classic `mtime`
+    and `ctime` in float seconds are for other tools.
+    """
+    ours: dict[str, Any] = {
+        "mode": posix.mode,
+        "uid": posix.uid,
+        "gid": posix.gid,
+        "mtime": posix.mtime_ns,
+        "ctime": posix.ctime_ns,
+        "crtime": posix.crtime_ns,
+    }
+    optional = {
+        "ino": posix.ino,
+        "size": posix.size,
+        "rdev": posix.rdev or None,
+        "atime": posix.atime_ns,
+        "nlink": posix.nlink,
+    }
+    ours.update({key: value for key, value in optional.items() if value is not None})
+    if posix.xattrs:
+        ours["xattr"] = {_text(name): _base64(value) for name, value in sorted(posix.xattrs.items())}
+    if raw_name is not None:
+        ours["name"] = _base64(raw_name)
+    metadata = dict(old or {})
+    metadata[_KEY] = ours
+    metadata["mtime"] = posix.mtime_ns / _NANO
+    metadata["ctime"] = posix.ctime_ns / _NANO
+    return metadata
+
+
+def decode(metadata: Mapping[str, Any]) -> tuple[Posix | None, bytes | None]:
+    """(attributes, raw name) of an entry; None for what is not there.
+
+    Attributes are None unless mode and mtime are present and sane; other malformed fields count as absent.
+    """
+    ours = metadata.get(_KEY)
+    if not isinstance(ours, dict):
+        return None, None
+    raw_name = _unbase64(ours.get("name"))
+    if raw_name is not None and (not 0 < len(raw_name) <= _MAX_NAME or b"/" in raw_name or b"\0" in raw_name):
+        raw_name = None
+    numbers = {key: _number(key, ours.get(key)) for key in _NUMBERS}
+    mode, mtime = numbers["mode"], numbers["mtime"]
+    if mode is None or mtime is None:
+        return None, raw_name
+    ctime = numbers["ctime"] if numbers["ctime"] is not None else mtime
+    posix = Posix(
+        mode=mode,
+        uid=numbers["uid"] or 0,
+        gid=numbers["gid"] or 0,
+        mtime_ns=mtime,
+        ctime_ns=ctime,
+        crtime_ns=numbers["crtime"] if numbers["crtime"] is not None else ctime,
+        ino=numbers["ino"] or None,
+        size=numbers["size"],
+        rdev=numbers["rdev"] or 0,
+        atime_ns=numbers["atime"],
+        nlink=numbers["nlink"],
+        xattrs=_xattrs(ours.get("xattr")),
+    )
+    return posix, raw_name
+
+
+def classic_times(metadata: Mapping[str, Any]) -> int:
+    """Modification time (ns) of an entry without our key: `mtime`, else `tahoe.linkmotime`, else 0."""
+    tahoe = metadata.get("tahoe")
+    candidates = [metadata.get("mtime"), tahoe.get("linkmotime") if isinstance(tahoe, dict) else None]
+    for seconds in candidates:
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and abs(seconds) < 1 << 33:
+            return round(seconds * _NANO)
+    return 0
+
+
+def stored_name(raw: bytes, taken: Callable[[str], bool]) -> tuple[str, bytes | None]:
+    """(name to store, raw bytes to keep in the metadata or None when they say nothing new).
+
+    A name that is UTF-8 in NFC and free is stored as it is. Any other is made valid, bytes that are no UTF-8
+    written as %XX, and unique by a suffix `~2`, `~3` …; `taken` tells which stored names exist.
+    """
+    text = raw.decode("utf-8", "surrogateescape")
+    readable = re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+    base = unicodedata.normalize("NFC", readable)
+    name, number = base, 2
+    while taken(name):
+        name = f"{base}~{number}"
+        number += 1
+    return (name, None) if name.encode("utf-8") == raw else (name, raw)
+
+
+def _number(key: str, value: object) -> int | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    limit = _LIMITS.get(key, 1 << 63)
+    lowest = -limit if key.endswith("time") else 0
+    return value if lowest <= value < limit else None
+
+
+def _xattrs(value: object) -> dict[bytes, bytes]:
+    if not isinstance(value, dict):
+        return {}
+    pairs = ((_bytes(name), _unbase64(data)) for name, data in value.items())
+    return {name: data for name, data in pairs if name and b"\0" not in name and data is not None}
+
+
+def _text(name: bytes) -> str:
+    """The name of an extended attribute as text; bytes that are no UTF-8 become lone surrogates, as in
+    os.fsdecode.
+    """
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _bytes(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return b""
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _unbase64(value: object) -> bytes | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,196 @@
+"""Packed directories (formats.md 7): a concatenation of entries, split lazily.
+
+A directory of many entries is split into names only; an entry is decoded when somebody asks for it, and
+entries that nobody changed are written back byte for byte.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from lafsfs.errors import FormatError
+from lafsfs.formats import aes, keys, netstring
+
+_MAC_SIZE = 32
+_MAX_LENGTH_DIGITS = 19
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One decoded entry. `raw` is what is inside its outer netstring; the other fields are parts of it."""
+
+    name: str
+    ro_uri: bytes = field(repr=False)
+    rwdata: bytes = field(repr=False)
+    metadata: bytes
+    raw: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Entry:
+        """Decode the inside of an outer netstring. FormatError when it does not hold four netstrings.
+
+        The caps come without trailing spaces, the name NFC-normalised. Bytes behind the metadata are kept in
+        `raw` and otherwise ignored.
+        """
+        name, at = netstring.read(raw, 0)
+        ro_uri, at = netstring.read(raw, at)
+        rwdata, at = netstring.read(raw, at)
+        metadata, at = netstring.read(raw, at)
+        return cls(_normal(name), ro_uri.rstrip(b" "), rwdata, metadata, raw)
+
+
+class Packed:
+    """The contents of a directory: names to raw entries. Immutable; `with_changes` is cheap."""
+
+    __slots__ = ("_changes", "_data", "_ordered", "_spans")
+
+    def __init__(self, data: bytes = b"") -> None:
+        """Split `data`; FormatError when it is no sequence of entries. The same as `parse`."""
+        self._data = data
+        self._changes: Mapping[str, bytes] = {}
+        # name -> the outer netstring's start, the start and end of what is in it
+        self._spans, self._ordered = _split(data)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Packed:
+        """Split the contents of a directory. FormatError when they are no sequence of entries."""
+        return cls(bytes(data))
+
+    def __len__(self) -> int:
+        return len(self._spans) + len(self._changes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._spans or name in self._changes
+
+    def names(self) -> Iterator[str]:
+        """All names: those that were parsed in stored order, then changed and new ones."""
+        yield from self._spans
+        yield from self._changes
+
+    def raw(self, name: str) -> bytes | None:
+        """The inside of the entry's outer netstring, or None."""
+        changed = self._changes.get(name)
+        if changed is not None:
+            return changed
+        span = self._spans.get(name)
+        return None if span is None else self._data[span[1] : span[2]]
+
+    def get(self, name: str) -> Entry | None:
+        """The decoded entry, or None. FormatError when it is broken inside."""
+        raw = self.raw(name)
+        return None if raw is None else Entry.parse(raw)
+
+    def with_changes(self, changes: Mapping[str, bytes | None]) -> Packed:
+        """A copy in which each name has the given raw entry (from `make_entry`), or is gone for None."""
+        spans, changed = dict(self._spans), dict(self._changes)
+        for name, raw in changes.items():
+            spans.pop(name, None)
+            changed.pop(name, None)
+            if raw is not None:
+                changed[name] = raw
+        copy = Packed.__new__(Packed)
+        copy._data, copy._changes, copy._spans = self._data, changed, spans
+        copy._ordered = False
+        return copy
+
+    def pack(self) -> bytes:
+        """The contents to store: entries sorted by name, unchanged ones byte for byte."""
+        if self._ordered:
+            return self._data
+        view = memoryview(self._data)
+        parts: list[bytes | memoryview] = []
+        for name in sorted(self.names()):
+            changed = self._changes.get(name)
+            if changed is None:
+                start, _, end = self._spans[name]
+                parts.append(view[start : end + 1])
+            else:
+                parts.append(netstring.netstring(changed))
+        return b"".join(parts)
+
+
+def _split(data: bytes) -> tuple[dict[str, tuple[int, int, int]], bool]:
+    """Where each entry is, and whether the names ascend strictly, so that packing would change nothing."""
+    spans: dict[str, tuple[int, int, int]] = {}
+    at, end, ordered, last = 0, len(data), True, ""
+    try:
+        while at < end:
+            colon = data.index(b":", at, at + _MAX_LENGTH_DIGITS + 1)
+            inner = colon + 1
+            stop = inner + _length(data[at:colon])
+            colon = data.index(b":", inner, inner + _MAX_LENGTH_DIGITS + 1)
+            name_end = colon + 1 + _length(data[inner:colon])
+            if data[stop] != 0x2C or data[name_end] != 0x2C or name_end >= stop:
+                raise FormatError("a directory entry does not end where it should")
+            name = _normal(data[colon + 1 : name_end])
+            ordered = ordered and name > last
+            # Of two entries with one name the last one counts.
+            spans[name] = (at, inner, stop)
+            at, last = stop + 1, name
+    except (ValueError, IndexError) as error:
+        raise FormatError("the contents of a directory are malformed") from error
+    return spans, ordered
+
+
+def _length(digits: bytes) -> int:
+    if not digits.isdigit() or (digits[0] == 0x30 and len(digits) > 1):
+        raise FormatError("a length in a directory is malformed")
+    return int(digits)
+
+
+def _normal(name: bytes) -> str:
+    if name.isascii():
+        return name.decode("ascii")
+    try:
+        return unicodedata.normalize("NFC", name.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise FormatError("a name in a directory is not UTF-8") from error
+
+
+# --- entries ---------------------------------------------------------------------------------------
+
+
+def make_entry(
+    name: str, ro_uri: bytes, rw_uri: bytes, metadata_json: bytes, writekey: bytes | None
+) -> bytes:
+    """The raw entry to hand to `Packed.with_changes`.
+
+    `writekey` is the directory's, or None for an immutable directory, which can hold no write caps
+    (FormatError).
+    """
+    if writekey is None:
+        if rw_uri:
+            raise FormatError("an immutable directory cannot hold a write cap")
+        prefix = b"imm." if ro_uri.startswith(b"imm.") else b"ro."
+        rwdata = b""
+    else:
+        prefix = b"ro."
+        rwdata = seal_rw(rw_uri, writekey)
+    stored_name = unicodedata.normalize("NFC", name).encode("utf-8")
+    return b"".join(
+        map(netstring.netstring, (stored_name, ro_uri.removeprefix(prefix), rwdata, metadata_json))
+    )
+
+
+def seal_rw(rw_uri: bytes, writekey: bytes) -> bytes:
+    """A child's write cap (empty when there is none) as stored in a mutable directory."""
+    salt = keys.child_salt_of(rw_uri)
+    key = keys.child_key_of(salt, writekey)
+    sealed = salt + aes.crypt(key, rw_uri)
+    return sealed + keys.dirnode_mac(key, sealed)
+
+
+def open_rw(rwdata: bytes, writekey: bytes) -> bytes:
+    """The write cap sealed in an entry, without trailing spaces; b"" if there is none.
+
+    As in Tahoe the MAC is not checked. FormatError when `rwdata` is too short to hold one.
+    """
+    if not rwdata:
+        return b""
+    if len(rwdata) < keys.KEY_SIZE + _MAC_SIZE:
+        raise FormatError("a sealed write cap is cut off")
+    salt = rwdata[: keys.KEY_SIZE]
+    sealed = rwdata[keys.KEY_SIZE : -_MAC_SIZE]
+    return aes.crypt(keys.child_key_of(salt, writekey), sealed).rstrip(b" ")
