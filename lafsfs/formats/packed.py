@@ -6,6 +6,7 @@ entries that nobody changed are written back byte for byte.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from lafsfs.errors import FormatError
 from lafsfs.formats import aes, keys, netstring
 
 _MAC_SIZE = 32
-_MAX_LENGTH_DIGITS = 19
+# The lengths of an entry and, at its start, of its name.
+_LENGTHS = re.compile(rb"(0|[1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18}):")
+_COMMA = ord(",")
 
 
 @dataclass(frozen=True)
@@ -115,29 +118,21 @@ def _split(data: bytes) -> tuple[dict[str, tuple[int, int, int]], bool]:
     """Where each entry is, and whether the names ascend strictly, so that packing would change nothing."""
     spans: dict[str, tuple[int, int, int]] = {}
     at, end, ordered, last = 0, len(data), True, ""
-    try:
-        while at < end:
-            colon = data.index(b":", at, at + _MAX_LENGTH_DIGITS + 1)
-            inner = colon + 1
-            stop = inner + _length(data[at:colon])
-            colon = data.index(b":", inner, inner + _MAX_LENGTH_DIGITS + 1)
-            name_end = colon + 1 + _length(data[inner:colon])
-            if data[stop] != 0x2C or data[name_end] != 0x2C or name_end >= stop:
-                raise FormatError("a directory entry does not end where it should")
-            name = _normal(data[colon + 1 : name_end])
-            ordered = ordered and name > last
-            # Of two entries with one name the last one counts.
-            spans[name] = (at, inner, stop)
-            at, last = stop + 1, name
-    except (ValueError, IndexError) as error:
-        raise FormatError("the contents of a directory are malformed") from error
+    lengths = _LENGTHS.match
+    while at < end:
+        match = lengths(data, at)
+        if match is None:
+            raise FormatError("the length of a directory entry is malformed")
+        inner, name_start = match.end(1) + 1, match.end()
+        stop, name_end = inner + int(match[1]), name_start + int(match[2])
+        if stop >= end or data[stop] != _COMMA or name_end >= stop or data[name_end] != _COMMA:
+            raise FormatError("a directory entry does not end where it should")
+        name = _normal(data[name_start:name_end])
+        ordered = ordered and name > last
+        # Of two entries with one name the last one counts.
+        spans[name] = (at, inner, stop)
+        at, last = stop + 1, name
     return spans, ordered
-
-
-def _length(digits: bytes) -> int:
-    if not digits.isdigit() or (digits[0] == 0x30 and len(digits) > 1):
-        raise FormatError("a length in a directory is malformed")
-    return int(digits)
 
 
 def _normal(name: bytes) -> str:

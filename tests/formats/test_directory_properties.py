@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,10 @@ def entry(name: str, ro: bytes = LIT, rw: bytes = b"", writekey: bytes | None = 
 def test_changes_are_those_of_a_dictionary(steps: list[dict[str, bytes | None]]) -> None:
     packed, model = dirnode.Packed(), {}
     for changes in steps:
-        raws = {n: None if ro is None else entry(n, b"URI:x" + ro.hex().encode()) for n, ro in changes.items()}
+        raws = {
+            name: None if ro is None else entry(name, b"URI:x" + ro.hex().encode())
+            for name, ro in changes.items()
+        }
         packed = packed.with_changes(raws)
         for name, raw in raws.items():
             model.pop(name, None)
@@ -68,10 +72,18 @@ def test_an_untouched_entry_keeps_foreign_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"5", b"5:abc,", b"3:abc,", b"x:", b"-1:,", b"01:a,", b"5:1:ab,,", b"4:1:a,;", b"3:9:a,", b"1_0:"
-    + b"1:a,12345:,"] + [netstring.netstring(netstring.netstring(b"\xff\xfe")), b"9" * 30 + b":", b":,"], )
-    def test_broken_contents_are_refused(data: bytes) -> None: with pytest.raises(FormatError):
-    dirnode.Packed.parse(data)
+    "data",
+    [
+        *(b"5", b"5:abc,", b"3:abc,", b"x:", b"-1:,", b"01:a,", b"5:1:ab,,", b"4:1:a,;", b"3:9:a,"),
+        b"1_0:1:a,12345:,",
+        netstring.netstring(netstring.netstring(b"\xff\xfe")),
+        b"9" * 30 + b":",
+        b":,",
+    ],
+)
+def test_broken_contents_are_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        dirnode.Packed.parse(data)
 
 
 def test_a_broken_entry_is_refused_alone() -> None:
@@ -182,10 +194,19 @@ def test_metadata_that_is_no_object_is_refused() -> None:
         (None, None, {"tahoe": {"linkcrtime": 9.5, "linkmotime": 9.5}}),
         (None, {"a": 1, "tahoe": {"x": 1}}, {"a": 1, "tahoe": {"linkcrtime": 9.5, "linkmotime": 9.5}}),
         ({"b": 2, "ctime": 3}, None, {"b": 2, "ctime": 3, "tahoe": {"linkcrtime": 3, "linkmotime": 9.5}}),
-( {"b": 2, "tahoe": {"linkcrtime": 1, "more": 2, "linkmotime": 4}}, {"a": 1}, {"a": 1, "tahoe": {"linkcrtime":
-1, "more": 2, "linkmotime": 9.5}}, ), ], ) def test_metadata_is_merged_as_tahoe_does(old: dict | None, new:
-dict | None, merged: dict) -> None:  # type: ignore[type-arg] before = json.dumps([old, new]) assert
-dirnode.merge_metadata(old, new, 9.5) == merged assert json.dumps([old, new]) == before
+        (
+            {"b": 2, "tahoe": {"linkcrtime": 1, "more": 2, "linkmotime": 4}},
+            {"a": 1},
+            {"a": 1, "tahoe": {"linkcrtime": 1, "more": 2, "linkmotime": 9.5}},
+        ),
+    ],
+)
+def test_metadata_is_merged_as_tahoe_does(
+    old: dict[str, Any] | None, new: dict[str, Any] | None, merged: dict[str, Any]
+) -> None:
+    before = json.dumps([old, new])
+    assert dirnode.merge_metadata(old, new, 9.5) == merged
+    assert json.dumps([old, new]) == before
 
 
 # --- POSIX attributes --------------------------------------------------------------------------------
@@ -205,7 +226,9 @@ POSIX = st.builds(
     atime_ns=st.none() | TIMES,
     nlink=st.none() | st.integers(1, 2**31),
     xattrs=st.dictionaries(
-        st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name), st.binary(max_size=20), max_size=3
+        st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name),
+        st.binary(max_size=20),
+        max_size=3,
     ),
 )
 RAW_NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: b"\0" not in name and b"/" not in name)
@@ -221,10 +244,14 @@ def test_attributes_survive_json(posix: metadata.Posix, raw_name: bytes | None) 
     assert old["mtime"] == 1
 
 
-JSON = st.recursive( st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda
-inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6, )
-FIELDS = st.sampled_from(["mode", "uid", "gid", "mtime", "ctime", "crtime", "ino", "size", "rdev", "xattr",
-"name"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(
+    ["mode", "uid", "gid", "mtime", "ctime", "crtime", "ino", "size", "rdev", "xattr", "name"]
+)
 
 
 @given(st.dictionaries(FIELDS, JSON) | JSON)
