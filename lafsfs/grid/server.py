@@ -1,0 +1,263 @@
+"""One storage server: the verbs of the protocol with types and deadlines (formats.md section 9)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+import trio
+
+from lafsfs.config import ServerEntry
+from lafsfs.errors import FormatError, ServerError, ServerRefusedError, ServerUnreachableError
+from lafsfs.formats.keys import LeaseSecrets
+from lafsfs.gbs import messages, routes
+from lafsfs.gbs.headers import (
+    CBOR,
+    OCTET_STREAM,
+    SecretKind,
+    content_range,
+    parse_content_range,
+    range_of,
+    secret_lines,
+)
+from lafsfs.gbs.messages import Allocated, ServerVersion, TestWrite
+from lafsfs.grid.connection import CBOR_ANSWER, CBOR_REQUEST, PROBE, Reply, ServerConnection, Timeouts
+from lafsfs.grid.health import Health
+from lafsfs.grid.tls import Buffer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_ANSWER: Final = 1 << 20
+_LARGEST_ANSWER: Final = 512 << 20
+
+
+@dataclass(frozen=True)
+class WriteProgress:
+    """After a write: whether the share is complete (and visible), else the half-open ranges still missing."""
+
+    finished: bool
+    missing: tuple[tuple[int, int], ...]
+
+
+class StorageServer:
+    """A server of the grid. Everything that goes wrong with it is a ServerError; nothing else is raised.
+
+    `health` is kept up to date by every call. Shares are bytes; sizes and offsets count bytes.
+    """
+
+    def __init__(self, entry: ServerEntry, secrets: LeaseSecrets, timeouts: Timeouts | None = None) -> None:
+        self.entry = entry
+        self.name = entry.name
+        self.server_id = entry.server_id
+        self.health = Health()
+        self.known_version: ServerVersion | None = None
+        """What the server said last of itself."""
+        self._version_time = float("-inf")
+        self._secrets = secrets
+        self._seed20 = entry.seed20
+        self._connection = ServerConnection(entry.name, entry.nurls, self.health, timeouts or Timeouts())
+
+    def __repr__(self) -> str:
+        return f"<StorageServer {self.name}>"
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._connection.aclose()
+
+    # --- identity ------------------------------------------------------------------------------------
+
+    @property
+    def seed20(self) -> bytes:
+        """Seed of write enablers and lease secrets: the TubID, 20 bytes (formats.md 8.1).
+
+        Without a FURL it is learnt from the certificate; before the first connection ServerUnreachableError.
+        """
+        if self._seed20 is None:
+            certificate = self._connection.certificate
+            if certificate is None:
+                raise ServerUnreachableError(f"{self.name}: its identity is not known before a connection")
+            self._seed20 = hashlib.sha1(certificate).digest()
+        return self._seed20
+
+    async def learn_seed20(self) -> bytes:
+        """`seed20`, connecting first if that is needed to know it."""
+        if self._seed20 is None and self._connection.certificate is None:
+            await self.version()
+        return self.seed20
+
+    async def version(self, max_age: float = 0.0) -> ServerVersion:
+        """What the server says of itself; an answer that is at most `max_age` seconds old will do."""
+        if self.known_version is None or trio.current_time() - self._version_time > max_age:
+            await self._ask_version(None)
+        assert self.known_version is not None
+        return self.known_version
+
+    async def probe(self) -> bool:
+        """Whether the server answers, with short deadlines. Updates `health` and `known_version`."""
+        try:
+            await self._ask_version(PROBE)
+        except ServerError as error:
+            log.debug("probe: %s", error)
+            return False
+        return True
+
+    async def _ask_version(self, timeouts: Timeouts | None) -> None:
+        reply = await self._connection.request(
+            "GET", routes.VERSION, (200,), headers=CBOR_ANSWER, timeouts=timeouts
+        )
+        self.known_version = self._decoded(reply, messages.decode_version)
+        self._version_time = trio.current_time()
+
+    # --- immutable shares ----------------------------------------------------------------------------
+
+    async def allocate(
+        self, storage_index: bytes, shnums: Iterable[int], size: int, upload_secret: bytes
+    ) -> Allocated:
+        """Begin uploading shares of `size` bytes. Also renews the leases of the shares that are there.
+
+        Not repeated by itself: Tahoe 1.20 does not name shares again that are in progress.
+        """
+        body = messages.encode_allocate(messages.AllocateRequest(frozenset(shnums), size))
+        secrets = {**await self._lease_secrets(storage_index), SecretKind.UPLOAD: upload_secret}
+        reply = await self._connection.request(
+            "POST",
+            routes.allocate(storage_index),
+            (200,),
+            headers=[*CBOR_REQUEST, *secret_lines(secrets)],
+            body=body,
+        )
+        return self._decoded(reply, messages.decode_allocated)
+
+    async def write_share(
+        self, storage_index: bytes, shnum: int, upload_secret: bytes, offset: int, data: Buffer, total: int
+    ) -> WriteProgress:
+        """Write a non-empty piece of a share in progress. `data` must not change until this returns."""
+        end = offset + memoryview(data).nbytes
+        headers = [
+            ("Content-Type", OCTET_STREAM),
+            ("Content-Range", content_range(offset, end, total)),
+            *CBOR_ANSWER,
+            *secret_lines({SecretKind.UPLOAD: upload_secret}),
+        ]
+        path = routes.immutable_share(storage_index, shnum)
+        reply = await self._connection.request("PATCH", path, (200, 201), headers=headers, body=data)
+        return WriteProgress(reply.status == 201, self._decoded(reply, messages.decode_required).missing)
+
+    async def abort(self, storage_index: bytes, shnum: int, upload_secret: bytes) -> None:
+        """Give up a share in progress. One that is not in progress (any more) is no error."""
+        headers = secret_lines({SecretKind.UPLOAD: upload_secret})
+        path = routes.abort(storage_index, shnum)
+        await self._connection.request("PUT", path, (200, 404, 405), headers=headers, idempotent=True)
+
+    async def immutable_shares(self, storage_index: bytes) -> frozenset[int]:
+        """Numbers of the complete immutable shares."""
+        return await self._shares(routes.immutable_shares(storage_index))
+
+    async def read_immutable(self, storage_index: bytes, shnum: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes: fewer, or none, past the end. No such share: ServerRefusedError, status 404."""
+        return await self._read(routes.immutable_share(storage_index, shnum), offset, size)
+
+    # --- mutable shares ------------------------------------------------------------------------------
+
+    async def mutable_shares(self, storage_index: bytes) -> frozenset[int]:
+        """Numbers of the shares of the slot."""
+        return await self._shares(routes.mutable_shares(storage_index))
+
+    async def read_mutable(self, storage_index: bytes, shnum: int, offset: int, size: int) -> bytes:
+        """Like `read_immutable`."""
+        return await self._read(routes.mutable_share(storage_index, shnum), offset, size)
+
+    async def read_test_write(
+        self,
+        storage_index: bytes,
+        write_enabler_for: Callable[[bytes], bytes],
+        vectors: Mapping[int, TestWrite],
+        read_vector: Sequence[tuple[int, int]],
+    ) -> tuple[bool, dict[int, list[bytes]]]:
+        """Test, read and write a slot atomically (formats.md 9.7): success and, by share, the bytes read.
+
+        `write_enabler_for` makes the write enabler from this server's `seed20`. When the answer is lost,
+        whether the write happened is unknown: the error is a ServerError like any other.
+        """
+        enabler = write_enabler_for(await self.learn_seed20())
+        secrets = {**await self._lease_secrets(storage_index), SecretKind.WRITE_ENABLER: enabler}
+        wanted = sum(size for _, size in read_vector) * messages.MAX_SHARES
+        reply = await self._connection.request(
+            "POST",
+            routes.read_test_write(storage_index),
+            (200,),
+            headers=[*CBOR_REQUEST, *secret_lines(secrets)],
+            body=messages.encode_read_test_write(messages.ReadTestWrite(vectors, read_vector)),
+            max_body=min(_ANSWER + wanted, _LARGEST_ANSWER),
+            idempotent=not vectors,
+        )
+        answer = self._decoded(reply, messages.decode_read_test_write_answer)
+        if any(len(values) != len(read_vector) for values in answer.data.values()):
+            raise self._connection.bad_answer("not as many values as were asked for")
+        return answer.success, {shnum: list(values) for shnum, values in answer.data.items()}
+
+    # --- leases and advice ---------------------------------------------------------------------------
+
+    async def add_lease(self, storage_index: bytes) -> bool:
+        """Add or renew a lease on every share of the storage index. False if the server has none."""
+        headers = secret_lines(await self._lease_secrets(storage_index))
+        path = routes.lease(storage_index)
+        reply = await self._connection.request("PUT", path, (204, 404), headers=headers, idempotent=True)
+        return reply.status == 204
+
+    async def advise_corrupt(
+        self, kind: Literal["immutable", "mutable"], storage_index: bytes, shnum: int, reason: str
+    ) -> None:
+        """Tell the server that a share of it is damaged. Failures are only logged."""
+        path = (routes.immutable_corrupt if kind == "immutable" else routes.mutable_corrupt)(
+            storage_index, shnum
+        )
+        body = messages.encode_corrupt(reason)
+        try:
+            await self._connection.request("POST", path, (200,), headers=CBOR_REQUEST, body=body)
+        except ServerError as error:
+            log.info("the advisory was not taken: %s", error)
+
+    # --- common --------------------------------------------------------------------------------------
+
+    async def _lease_secrets(self, storage_index: bytes) -> dict[SecretKind, bytes]:
+        seed20 = await self.learn_seed20()
+        return {
+            SecretKind.LEASE_RENEW: self._secrets.renew(storage_index, seed20),
+            SecretKind.LEASE_CANCEL: self._secrets.cancel(storage_index, seed20),
+        }
+
+    async def _shares(self, path: str) -> frozenset[int]:
+        reply = await self._connection.request("GET", path, (200,), headers=CBOR_ANSWER)
+        return self._decoded(reply, messages.decode_shares)
+
+    async def _read(self, path: str, offset: int, size: int) -> bytes:
+        if size <= 0:
+            return b""
+        headers = [("Range", range_of(offset, size))]
+        reply = await self._connection.request("GET", path, (206, 204), headers=headers, max_body=size)
+        if reply.status == 204:
+            return b""
+        try:
+            given = parse_content_range(reply.headers.get("content-range", ""))
+        except FormatError as error:
+            raise self._connection.bad_answer("no proper Content-Range") from error
+        fits = given.begin == offset and given.end <= offset + size
+        if not fits or len(reply.body) != given.end - given.begin or reply.content_type != OCTET_STREAM:
+            raise self._connection.bad_answer("not the bytes that were asked for")
+        return reply.body
+
+    def _decoded(self, reply: Reply, decode: Callable[[bytes], T]) -> T:
+        if reply.content_type != CBOR:
+            raise self._connection.bad_answer("the answer is not CBOR")
+        try:
+            return decode(reply.body)
+        except FormatError as error:
+            raise self._connection.bad_answer(str(error)) from error
+
+
+__all__ = ["Allocated", "ServerRefusedError", "ServerVersion", "StorageServer", "TestWrite", "WriteProgress"]
