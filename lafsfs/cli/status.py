@@ -1,0 +1,84 @@
+"""lafsfs status"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from lafsfs.cli.output import note, pending_text, plural, printable, size_text
+from lafsfs.config import Paths
+from lafsfs.daemon import client
+from lafsfs.daemon.mountpoint import real_path
+
+_ITEMS_SHOWN = 10
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def status(mountpoint: str | None, as_json: bool) -> None:
+    """Show what is not on the grid yet, which servers answer, the cache, and recent errors.
+
+    Without MOUNTPOINT, of all your mounts. Answers also while the network is dead.
+
+    \b
+    Examples:
+        lafsfs status
+        lafsfs status ~/tahoe --json
+    """
+    paths = Paths.discover(os.environ)
+    if mountpoint is not None:
+        with client.connect(paths, real_path(mountpoint)) as mount:
+            answer = mount.request("status")
+        click.echo(json.dumps(answer, indent=2) if as_json else printable("\n".join(_lines(answer))))
+        return
+    answers = [mount.request("status") for mount in client.all_mounts(paths)]
+    if as_json:
+        click.echo(json.dumps({"mounts": answers}, indent=2))
+    elif answers:
+        click.echo(printable("\n\n".join("\n".join(_lines(answer)) for answer in answers)))
+    else:
+        note("nothing is mounted")
+
+
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    """The status of one mount for people."""
+    mode = "read-only" if answer["read_only"] else "read-write"
+    yield f"{answer['mountpoint']}  ({mode}, {answer['state']}, process {answer['pid']})"
+    pending = answer["pending"]
+    if any(pending.values()):
+        yield f"  pending   {pending_text(pending)}"
+        yield from _items(answer["items"])
+    else:
+        yield "  pending   nothing: all of it is on the grid"
+    yield from _servers(answer["servers"])
+    cache = answer["cache"]
+    yield f"  cache     {size_text(cache['bytes'])} of {size_text(cache['limit'])}"
+    for error in answer["errors"]:
+        yield f"  error     {error}"
+    for conflict in answer["conflicts"]:
+        yield f"  conflict  {conflict}"
+
+
+def _items(items: list[dict[str, Any]]) -> Iterator[str]:
+    for item in items[:_ITEMS_SHOWN]:
+        line = f"            {item['state']:9} {item['path']} ({size_text(item['size'])})"
+        if item["reason"]:
+            line += f": {item['reason']}"
+        if item["next_try"] is not None:
+            line += f"; next try in {item['next_try']:.0f} s"
+        yield line
+    if len(items) > _ITEMS_SHOWN:
+        yield f"            and {len(items) - _ITEMS_SHOWN} more"
+
+
+def _servers(servers: list[dict[str, Any]]) -> Iterator[str]:
+    up = sum(server["reachable"] is not False for server in servers)
+    yield f"  servers   {plural(len(servers), 'server')}, {up} reachable"
+    for server in servers:
+        if server["reachable"] is False:
+            yield f"            {server['name']} does not answer"

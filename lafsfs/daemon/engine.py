@@ -1,0 +1,93 @@
+"""From settings to something that can read and write the grid: servers, secrets, cache, keys, nodes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from lafsfs import config
+from lafsfs.cache.segments import SegmentCache
+from lafsfs.config import ClientSecrets, GridProfile, Paths
+from lafsfs.config.files import make_private_directory
+from lafsfs.daemon import local_grid
+from lafsfs.daemon.capabilities import as_directory
+from lafsfs.daemon.spec import DEFAULT_CACHE_BYTES, GridSource
+from lafsfs.errors import UnknownAliasError
+from lafsfs.formats import base32, hashing
+from lafsfs.formats.caps import DirCap
+from lafsfs.grid.servers import Grid
+from lafsfs.nodes.maker import NodeMaker
+from lafsfs.transfer.keypool import KeyPool
+
+_STATE_TAG = b"lafsfs_state_directory_v1"
+_KEYPOOL_TAG = b"lafsfs_keypool_v1"
+_KEYPOOL_TARGET = 32
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A connected grid and what works on it."""
+
+    paths: Paths
+    grid: Grid
+    cache: SegmentCache
+
+    def nodes(self, keypool: KeyPool | None = None) -> NodeMaker:
+        """A node maker, with keys from `keypool` or made on demand."""
+        return NodeMaker(self.grid, self.cache, keypool or KeyPool(None, None, 0))
+
+
+@asynccontextmanager
+async def open_engine(
+    paths: Paths, source: GridSource, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> AsyncIterator[Engine]:
+    """Connects nothing yet; starts the bundled server if there is no other grid. ConfigError."""
+    profile, secrets = await trio.to_thread.run_sync(load_grid, paths, source)
+    cache = SegmentCache(make_private_directory(paths.cache / "segments"), cache_bytes)
+    async with Grid(profile, secrets) as grid:
+        yield Engine(paths, grid, cache)
+
+
+def state_directory(paths: Paths, root: DirCap) -> Path:
+    """The directory of local state of the tree below `root`. Its name tells nothing to who has not the
+    cap.
+    """
+    name = base32.encode(hashing.tagged(_STATE_TAG, root.to_bytes(), 16))
+    return make_private_directory(paths.state / name)
+
+
+def keypool_of(state_dir: Path, root: DirCap) -> KeyPool:
+    """The stock of RSA keys of a tree that can be written, sealed under its cap."""
+    seal = hashing.tagged(_KEYPOOL_TAG, root.to_bytes(), 32)
+    return KeyPool(make_private_directory(state_dir / "keys"), seal, _KEYPOOL_TARGET)
+
+
+async def walk(nodes: NodeMaker, root: DirCap, subpath: tuple[str, ...]) -> DirCap:
+    """The directory at `subpath` below `root`. UnknownAliasError when there is none, BadCapError when it
+    is a file.
+    """
+    cap = root
+    for position, name in enumerate(subpath):
+        directory = nodes.directory(cap)
+        child = await directory.child(name)
+        if child is None:
+            raise UnknownAliasError(f"there is no {'/'.join(subpath[: position + 1])!r} below that directory")
+        cap = as_directory(child)
+    return cap
+
+
+def load_grid(paths: Paths, source: GridSource) -> tuple[GridProfile, ClientSecrets]:
+    """The servers and the client's secrets that `source` names. Starts the bundled server when it is
+    needed.
+    """
+    if source.node_directory is not None:
+        profile, secrets, _ = config.from_node_directory(source.node_directory)
+        return profile, secrets
+    secrets = ClientSecrets.load_or_create(make_private_directory(paths.config))
+    if source.grid_file is not None:
+        return GridProfile.load(source.grid_file), secrets
+    return local_grid.own_grid(paths), secrets
