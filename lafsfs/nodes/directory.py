@@ -1,0 +1,135 @@
+"""A directory: its contents as a `Packed`, and the next version of them.
+
+What is in it is not interpreted here: entries are changed with `Packed.with_changes`, children understood
+with `formats.dirnode.child_caps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from lafsfs.errors import LafsError, ReadOnlyError
+from lafsfs.formats import caps
+from lafsfs.formats.packed import Packed
+from lafsfs.nodes.slot import MutableSlot, Pinned
+from lafsfs.nodes.types import FileNode
+from lafsfs.transfer.encoding import BytesContents
+from lafsfs.transfer.servermap import Version
+
+_IN_THREAD = 256 << 10  # bytes of packed entries
+_MAX_DIRECTORY = 1 << 30
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The contents of one version. Keeps what a publish against it needs."""
+
+    version: Version
+    packed: Packed = field(repr=False)
+    pinned: Pinned | None = field(default=None, repr=False, compare=False)
+
+
+class Directory:
+    """A directory of any kind. One publish at a time; reading is always allowed."""
+
+    def __init__(self, cap: caps.DirCap, source: MutableSlot | FileNode) -> None:
+        self.cap = cap
+        self._source = source
+
+    @property
+    def writable(self) -> bool:
+        return self.writekey is not None
+
+    @property
+    def writekey(self) -> bytes | None:
+        """The key under which the write caps of children are sealed; None for read-only caps."""
+        return self._source.writekey if isinstance(self._source, MutableSlot) else None
+
+    @property
+    def deep_immutable(self) -> bool:
+        """Whether this directory and all below can never change."""
+        return not isinstance(self._source, MutableSlot)
+
+    async def version(self) -> Version:
+        """The newest version, by one small read of enough servers; none at all when it cannot change.
+
+        NotEnoughSharesError, NotEnoughServersError; RollbackError when the grid offers less than was seen
+        before.
+        """
+        if isinstance(self._source, MutableSlot):
+            return await self._source.version()
+        return _immutable_version(self._source)
+
+    async def read(self, *, older_ok: bool = False) -> Snapshot:
+        """The newest version's contents.
+
+        Errors as for `version`. When the newest version cannot be recovered but an older one can, the
+        older is only given if `older_ok`. FormatError when the contents are no directory.
+        """
+        if isinstance(self._source, MutableSlot):
+            return await self._read_mutable(self._source, older_ok)
+        size = self._source.size
+        assert size is not None
+        data = await self._source.read(0, size)
+        return Snapshot(_immutable_version(self._source), await _parse(data))
+
+    async def publish(self, base: Snapshot | None, packed: Packed) -> Snapshot:
+        """Publish `packed` as the version after `base`, in one request per server while nobody else
+        writes.
+
+        None stands for a directory of which no version is recoverable. UncoordinatedWriteError when the
+        grid holds anything else than `base`: then read, merge and publish again. ReadOnlyError without
+        the write cap. NotEnoughServersError when fewer than k shares could be written. Nothing is retried
+        here.
+        """
+        if not isinstance(self._source, MutableSlot) or self._source.writekey is None:
+            raise ReadOnlyError("the directory is read-only")
+        slot = self._source
+        data = await _pack(packed)
+        if base is None or base.pinned is None:
+            pinned = await slot.replace_nothing(BytesContents(data))
+        else:
+            pinned = await slot.overwrite(base.pinned.header, base.pinned.servermap, BytesContents(data))
+        return Snapshot(pinned.version, packed, pinned)
+
+    async def _read_mutable(self, slot: MutableSlot, older_ok: bool) -> Snapshot:
+        pinned = await slot.pin(older_ok=older_ok)
+        async with trio.open_nursery() as nursery:
+            if slot.writekey is not None:
+                # So that a publish does not have to fetch the key first. It tells its own errors then.
+                nursery.start_soon(_prefetch_key, slot, pinned)
+            data = await _whole(pinned)
+            nursery.cancel_scope.deadline = trio.current_time() + 2.0
+        return Snapshot(pinned.version, await _parse(data), pinned)
+
+
+async def _prefetch_key(slot: MutableSlot, pinned: Pinned) -> None:
+    try:
+        await slot.signing_key(pinned.servermap)
+    except LafsError:
+        return
+
+
+async def _whole(pinned: Pinned) -> bytes:
+    size = pinned.header.data_length
+    return await pinned.reader.read(0, min(size, _MAX_DIRECTORY))
+
+
+async def _parse(data: bytes) -> Packed:
+    if len(data) < _IN_THREAD:
+        return Packed.parse(data)
+    return await trio.to_thread.run_sync(Packed.parse, data)
+
+
+async def _pack(packed: Packed) -> bytes:
+    if len(packed) < 1000:
+        return packed.pack()
+    return await trio.to_thread.run_sync(packed.pack)
+
+
+def _immutable_version(node: FileNode) -> Version:
+    cap = node.cap
+    digest = cap.ueb_hash if isinstance(cap, caps.ChkCap) else b""
+    return Version(0, digest, node.size or 0)

@@ -1,0 +1,94 @@
+"""Caps -> nodes, and new objects on the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+
+from lafsfs.cache.segments import SegmentCache
+from lafsfs.errors import BadCapError
+from lafsfs.formats import caps, rsa
+from lafsfs.formats.packed import Packed
+from lafsfs.grid.servers import Grid
+from lafsfs.nodes.directory import Directory, Snapshot
+from lafsfs.nodes.immutable import ImmutableFile
+from lafsfs.nodes.literal import LiteralFile
+from lafsfs.nodes.mutable import MutableFile
+from lafsfs.nodes.slot import Memory, MutableCap, MutableSlot
+from lafsfs.nodes.types import FileNode
+from lafsfs.transfer.encoding import BytesContents, Contents
+from lafsfs.transfer.keypool import KeyPool
+from lafsfs.transfer.upload import Ledger, Source, upload
+
+__all__ = ["FileNode", "NodeMaker"]
+
+
+class NodeMaker:
+    """Makes nodes for one mount. `memory` is what is known of mutable objects, whichever node learnt it."""
+
+    def __init__(self, grid: Grid, cache: SegmentCache | None, keypool: KeyPool) -> None:
+        self._grid = grid
+        self._cache = cache
+        self._keypool = keypool
+        self.memory = Memory()
+
+    @property
+    def floors(self) -> MutableMapping[bytes, int]:
+        """Highest sequence number seen per storage index; to be kept across mounts by the caller."""
+        return self.memory.floors
+
+    # --- existing objects ----------------------------------------------------------------------------
+
+    def file(self, cap: caps.FileCap) -> FileNode:
+        """The file that a cap stands for. BadCapError for verify caps, which cannot be read."""
+        if isinstance(cap, caps.LiteralCap):
+            return LiteralFile(cap)
+        if isinstance(cap, caps.ChkCap):
+            return ImmutableFile(self._grid, self._cache, cap)
+        if isinstance(cap, caps.MutableWriteCap | caps.MutableReadCap):
+            return self.mutable_file(cap)
+        raise BadCapError("a verify cap gives no access to the contents")
+
+    def mutable_file(self, cap: MutableCap) -> MutableFile:
+        """The mutable file that a cap stands for."""
+        return MutableFile(MutableSlot(self._grid, cap, self.memory))
+
+    def directory(self, cap: caps.DirCap) -> Directory:
+        """The directory that a cap stands for. BadCapError for verify caps."""
+        if isinstance(cap.file, caps.MutableWriteCap | caps.MutableReadCap):
+            return Directory(cap, MutableSlot(self._grid, cap.file, self.memory))
+        return Directory(cap, self.file(cap.file))
+
+    # --- new objects ---------------------------------------------------------------------------------
+
+    async def upload(
+        self,
+        source: Source,
+        ledger: Ledger | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> caps.ChkCap | caps.LiteralCap:
+        """Upload an immutable file (see `transfer.upload.upload`)."""
+        return await upload(self._grid, source, ledger=ledger, progress=progress, cache=self._cache)
+
+    async def create_mutable(self, data: bytes | Contents, mdmf: bool) -> MutableFile:
+        """A new mutable file with these contents, published. NotEnoughServersError."""
+        key = await self._keypool.take()
+        slot = self._new_slot(key, mdmf)
+        contents = BytesContents(data) if isinstance(data, bytes) else data
+        return MutableFile.published(slot, await slot.create(key, contents))
+
+    async def create_directory(
+        self, make: Callable[[bytes], Packed], mdmf: bool = False
+    ) -> tuple[Directory, Snapshot]:
+        """A new mutable directory, published in one go. `make(writekey)` gives what is to be in it.
+
+        NotEnoughServersError when it could not be placed.
+        """
+        key = await self._keypool.take()
+        slot = self._new_slot(key, mdmf)
+        packed = make(key.writekey)
+        pinned = await slot.create(key, BytesContents(packed.pack()))
+        return Directory(caps.DirCap(slot.cap), slot), Snapshot(pinned.version, packed, pinned)
+
+    def _new_slot(self, key: rsa.SigningKey, mdmf: bool) -> MutableSlot:
+        cap = caps.MutableWriteCap(key.writekey, key.public.fingerprint, mdmf)
+        return MutableSlot(self._grid, cap, self.memory)

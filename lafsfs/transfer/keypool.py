@@ -1,0 +1,146 @@
+"""RSA keys made while idle, so that a new directory does not wait for one (issue: mkdir is slow).
+
+A key on disk is sealed with libsodium's XChaCha20-Poly1305. It is unlinked, and the directory synced,
+before it is handed out: no crash and no second process can make two files with one key.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+
+import trio
+from nacl import bindings
+from nacl.exceptions import CryptoError
+
+from lafsfs.errors import FormatError
+from lafsfs.formats import rsa
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".key"
+_ABOUT = b"lafsfs key pool v1"
+_NONCE = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+_MAX_FILE = 1 << 16
+
+
+class KeyPool:
+    """Signing keys in stock. Without a directory, or without a key to seal with, they are kept in
+    memory only.
+
+    `seal_key` are 32 secret bytes. `target` is how many keys `fill` keeps in stock.
+    """
+
+    def __init__(self, directory: Path | None, seal_key: bytes | None, target: int) -> None:
+        if seal_key is not None and len(seal_key) != 32:
+            raise ValueError("the sealing key must be 32 bytes")
+        self._directory = directory if seal_key is not None else None
+        self._seal_key = seal_key or b""
+        self._target = target
+        self._memory: list[rsa.SigningKey] = []
+        self._taken = trio.Event()
+        # One key at a time: making them must not slow down what is waited for.
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def take(self) -> rsa.SigningKey:
+        """A key that nobody else has or will get: from stock, else generated now."""
+        self._taken.set()
+        self._taken = trio.Event()
+        if self._memory:
+            return self._memory.pop()
+        if self._directory is not None:
+            key = await trio.to_thread.run_sync(self._take_from_disk)
+            if key is not None:
+                return key
+        return await trio.to_thread.run_sync(rsa.SigningKey.generate)
+
+    async def fill(self) -> None:
+        """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there."""
+        while True:
+            taken = self._taken
+            while await self._stock() < self._target:
+                key = await trio.to_thread.run_sync(rsa.SigningKey.generate, limiter=self._limiter)
+                await self._put(key)
+            await taken.wait()
+
+    async def stock(self) -> int:
+        """How many keys are there."""
+        return await self._stock()
+
+    async def _stock(self) -> int:
+        if self._directory is None:
+            return len(self._memory)
+        return len(self._memory) + len(await trio.to_thread.run_sync(self._files))
+
+    async def _put(self, key: rsa.SigningKey) -> None:
+        if self._directory is None:
+            self._memory.append(key)
+            return
+        try:
+            await trio.to_thread.run_sync(self._store, key.der)
+        except OSError as error:
+            log.warning("the key pool cannot be written: %s", error)
+            self._memory.append(key)
+
+    # --- on disk, in threads -------------------------------------------------------------------------
+
+    def _files(self) -> list[Path]:
+        assert self._directory is not None
+        try:
+            return sorted(p for p in self._directory.iterdir() if p.suffix == _SUFFIX)
+        except FileNotFoundError:
+            return []
+
+    def _store(self, der: bytes) -> None:
+        directory = self._directory
+        assert directory is not None
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        nonce = secrets.token_bytes(_NONCE)
+        sealed = nonce + bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+            der, _ABOUT, nonce, self._seal_key
+        )
+        name = secrets.token_hex(16)
+        temporary = directory / f"{name}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(sealed)
+            temporary.rename(directory / f"{name}{_SUFFIX}")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _take_from_disk(self) -> rsa.SigningKey | None:
+        for path in self._files():
+            try:
+                sealed = path.read_bytes()[:_MAX_FILE]
+                path.unlink()  # whoever succeeds here owns the key
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("a key of the pool cannot be used: %s", error)
+                continue
+            _sync(path.parent)
+            key = self._open(sealed)
+            if key is not None:
+                return key
+        return None
+
+    def _open(self, sealed: bytes) -> rsa.SigningKey | None:
+        nonce, box = sealed[:_NONCE], sealed[_NONCE:]
+        try:
+            der = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(box, _ABOUT, nonce, self._seal_key)
+            return rsa.SigningKey.from_der(der)
+        except (CryptoError, FormatError, ValueError, TypeError):
+            log.warning("a damaged key was dropped from the pool")
+            return None
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
