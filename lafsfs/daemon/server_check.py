@@ -31,12 +31,12 @@ def entries_from(
     furls: dict[str, Furl] = {}
     for position, text in enumerate(texts, 1):
         try:
-            if text.strip().endswith("#v=1"):
-                nurl = Nurl.parse(text)
-                nurls.setdefault(nurl.swissnum, []).append(nurl)
-            else:
+            if _looks_like_furl(text):
                 furl = Furl.parse(text)
                 furls[furl.swissnum] = furl
+            else:
+                nurl = Nurl.parse(text)
+                nurls.setdefault(nurl.swissnum, []).append(nurl)
         except FormatError as error:
             raise UsageError(f"argument {position} cannot be used: {error}") from None
     if furls.keys() - nurls.keys():
@@ -51,6 +51,10 @@ def entries_from(
         ServerEntry(server_id or group[0].spki, tuple(group), furls.get(swissnum), raw_seed, nickname)
         for swissnum, group in nurls.items()
     ]
+
+
+def _looks_like_furl(text: str) -> bool:
+    return text.strip().startswith("pb://") and "#" not in text
 
 
 def verified(entry: ServerEntry) -> ServerEntry:

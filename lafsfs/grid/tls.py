@@ -68,6 +68,7 @@ class TlsChannel:
         self._buffer = buffer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._ended = False
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
 
     async def handshake(self, watch: Watch) -> bytes:
@@ -133,7 +134,7 @@ class TlsChannel:
         """
         watch.phase = "read"
         while True:
-            if self._incoming.pending or self._tls.pending() or self._incoming.eof:
+            if self._ended or self._incoming.pending or self._tls.pending() or self._incoming.eof:
                 try:
                     return self._decrypt(view)
                 except ssl.SSLWantReadError:
@@ -153,7 +154,8 @@ class TlsChannel:
             except ssl.SSLWantReadError:
                 break
             if not count:
-                break  # the orderly end: the next call finds it again
+                self._ended = True  # an orderly end, for the next call
+                break
             done += count
         return done
 

@@ -85,6 +85,13 @@ class Exchange:
         for part in parts:
             self.socket.sendall(part)
 
+    def end(self) -> None:
+        """End the stream in order, without waiting for the client to do the same."""
+        self.socket.settimeout(0)
+        with contextlib.suppress(OSError):
+            self.socket.unwrap()
+        self.socket.shutdown(socket.SHUT_WR)
+
 
 @dataclass
 class ScriptedServer:
