@@ -10,7 +10,7 @@ import traceback
 import click
 
 from lafsfs.cli.output import complain
-from lafsfs.cli.secrecy import hide_capability_arguments
+from lafsfs.cli.secrecy import hide_secret_arguments
 from lafsfs.daemon.redaction import redact
 from lafsfs.errors import LafsError
 
@@ -60,7 +60,7 @@ def cli() -> None:
 
 def main() -> None:
     """The console script. Does not return."""
-    hide_capability_arguments()
+    hide_secret_arguments()
     logging.basicConfig(level=logging.CRITICAL)
     sys.exit(_run())
 

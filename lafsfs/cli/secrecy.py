@@ -1,4 +1,4 @@
-"""Capabilities given as arguments disappear from `ps` while the command runs.
+"""Capabilities and NURLs given as arguments disappear from `ps` while the command runs.
 
 A short-lived command cannot help being started with them, but it can overwrite its copy in memory, which
 is what /proc/PID/cmdline shows. The long-lived mount process never gets them as arguments at all
@@ -12,13 +12,13 @@ import ctypes
 import re
 from pathlib import Path
 
-_CAPABILITY = re.compile(rb"(?:ro\.|imm\.)?URI:[^\0]+")
-# Fields 48 and 49 of /proc/self/stat, counted from the third, which follows the program's name in parentheses.
+_SECRET = re.compile(rb"(?:(?:ro\.|imm\.)?URI:|pb://)[^\0]+")
+# Fields 48 and 49 of /proc/self/stat, counted from the third, the first one behind the program's name.
 _ARG_START, _ARG_END = 48 - 3, 49 - 3
 
 
-def hide_capability_arguments() -> None:
-    """Overwrites what looks like a capability in this process's visible arguments. sys.argv stays as it is.
+def hide_secret_arguments() -> None:
+    """Overwrites what looks like a secret in this process's visible arguments. sys.argv stays as it is.
 
     Does nothing where the kernel does not tell where the arguments are.
     """
@@ -28,5 +28,5 @@ def hide_capability_arguments() -> None:
         arguments = Path("/proc/self/cmdline").read_bytes()
         if start == 0 or len(arguments) != end - start:
             return
-        for match in _CAPABILITY.finditer(arguments):
+        for match in _SECRET.finditer(arguments):
             ctypes.memset(start + match.start(), ord("x"), match.end() - match.start())

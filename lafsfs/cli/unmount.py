@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -47,7 +48,7 @@ def unmount(mountpoint: str, timeout: float | None) -> None:
             raise LafsError(f"{where} is unmounted, but its process {mount.pid} does not end")
 
 
-def _clean_dead_mount(where: mountpoints.Path) -> None:
+def _clean_dead_mount(where: Path) -> None:
     """Takes away what a dead mount process left at `where`, if that is what is there."""
     mounted = mountpoints.mounted_at(where)
     if mounted is not None and mounted.is_lafsfs and mountpoints.is_dead(where):

@@ -6,11 +6,11 @@ from lafsfs.config import Paths
 from lafsfs.daemon.engine import open_engine
 from lafsfs.daemon.spec import GridSource
 from lafsfs.formats.caps import DirCap
-from lafsfs.formats.dirnode import Packed
+from lafsfs.formats.packed import Packed
 
 
 async def create_directory(paths: Paths, source: GridSource) -> DirCap:
     """Makes an empty directory on the grid; it is there, on enough servers, on return. GridError."""
     async with open_engine(paths, source) as engine:
-        directory, _ = await engine.nodes().create_directory(lambda _writekey: Packed.parse(b""))
+        directory, _ = await engine.nodes().create_directory(lambda _writekey: Packed())
         return directory.cap

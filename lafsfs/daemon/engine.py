@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from lafsfs.daemon.capabilities import as_directory
 from lafsfs.daemon.spec import DEFAULT_CACHE_BYTES, GridSource
 from lafsfs.errors import UnknownAliasError
 from lafsfs.formats import base32, hashing
-from lafsfs.formats.caps import DirCap
+from lafsfs.formats.caps import Cap, DirCap
+from lafsfs.formats.dirnode import child_caps
 from lafsfs.grid.servers import Grid
+from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool
 
@@ -72,12 +75,19 @@ async def walk(nodes: NodeMaker, root: DirCap, subpath: tuple[str, ...]) -> DirC
     """
     cap = root
     for position, name in enumerate(subpath):
-        directory = nodes.directory(cap)
-        child = await directory.child(name)
+        child = await _child(nodes.directory(cap), unicodedata.normalize("NFC", name))
         if child is None:
             raise UnknownAliasError(f"there is no {'/'.join(subpath[: position + 1])!r} below that directory")
         cap = as_directory(child)
     return cap
+
+
+async def _child(directory: Directory, name: str) -> Cap | None:
+    """What the newest version of a directory has under a name, None if nothing."""
+    entry = (await directory.read()).packed.get(name)
+    if entry is None:
+        return None
+    return child_caps(entry, directory.writekey, directory.deep_immutable).cap
 
 
 def load_grid(paths: Paths, source: GridSource) -> tuple[GridProfile, ClientSecrets]:

@@ -138,7 +138,7 @@ class MountService:
         status = self._tree.status()
         lines = [
             f"not on the grid yet: {status.pending_files} files, {status.pending_directories} directories, "
-            f"{status.pending_bytes} bytes (safe in the journal; {self._where} stays mounted and goes on publishing)"
+            f"{status.pending_bytes} bytes (safe in the journal; {self._where} stays mounted and goes on)"
         ]
         items = report.items_of(status.items, _LEFT_SHOWN)
         lines += [

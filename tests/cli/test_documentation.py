@@ -47,7 +47,7 @@ def test_no_documented_error_is_missing() -> None:
     assert set(documented_exit_codes()) == {kind.__name__ for kind in ERROR_KINDS}
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands(cli)), ids=lambda value: str(value))
+@pytest.mark.parametrize(("path", "command"), list(commands(cli)), ids=str)
 def test_every_command_is_documented_and_explains_itself(
     path: tuple[str, ...], command: click.Command
 ) -> None:
