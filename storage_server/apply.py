@@ -26,12 +26,21 @@ def write_all(fd: int, data: Buffer, offset: int) -> None:
 
 def rename_into_place(source: str, target: str) -> None:
     """Rename, making the target's directory, also when somebody removes it as empty in between."""
+    bucket = os.path.dirname(target)
     while True:
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            _make_bucket(bucket)
         with suppress(FileNotFoundError):
             os.rename(source, target)
             return
         os.stat(source)
+
+
+def _make_bucket(bucket: str) -> None:
+    try:
+        os.mkdir(bucket, 0o700)
+    except FileNotFoundError:
+        os.makedirs(bucket, 0o700)
 
 
 def apply(layout: Layout, changes: Sequence[Change]) -> None:
