@@ -16,8 +16,9 @@ from lafsfs.config import ClientSecrets, GridProfile, Paths
 from lafsfs.config.files import make_private_directory
 from lafsfs.daemon import local_grid
 from lafsfs.daemon.capabilities import as_directory
+from lafsfs.daemon.failures import lafs_error_in
 from lafsfs.daemon.spec import DEFAULT_CACHE_BYTES, GridSource
-from lafsfs.errors import UnknownAliasError
+from lafsfs.errors import GridError, NotEnoughServersError, PinMismatchError, UnknownAliasError
 from lafsfs.formats import base32, hashing
 from lafsfs.formats.caps import Cap, DirCap
 from lafsfs.formats.dirnode import child_caps
@@ -52,7 +53,22 @@ async def open_engine(
     profile, secrets = await trio.to_thread.run_sync(load_grid, paths, source)
     cache = SegmentCache(make_private_directory(paths.cache / "segments"), cache_bytes)
     async with Grid(profile, secrets) as grid:
-        yield Engine(paths, grid, cache)
+        try:
+            yield Engine(paths, grid, cache)
+        except Exception as error:
+            known = lafs_error_in(error)
+            if isinstance(known, NotEnoughServersError):
+                raise _with_reasons(known, grid) from error
+            raise
+
+
+def _with_reasons(error: NotEnoughServersError, grid: Grid) -> GridError:
+    """`error` and why servers failed; a PinMismatchError when one of them is not who it should be."""
+    failures = {server.name: server.health.last_failure for server in grid.servers}
+    reasons = "; ".join(f"{name}: {failure}" for name, failure in failures.items() if failure is not None)
+    mismatch = any(isinstance(failure, PinMismatchError) for failure in failures.values())
+    kind = PinMismatchError if mismatch else NotEnoughServersError
+    return kind(f"{error} ({reasons})" if reasons else str(error))
 
 
 def state_directory(paths: Paths, root: DirCap) -> Path:

@@ -32,11 +32,16 @@ class Health:
         self.failures = 0
         """Failures since the last good answer."""
         self.total_failures = 0
-        self.last_error = ""
+        self.last_failure: ServerError | None = None
         self.answered = False
         """Whether the server has ever given a good answer."""
         self.quarantined_until: float | None = None
         self.on_quarantine: Callable[[], None] | None = None
+
+    @property
+    def last_error(self) -> str:
+        """What the last failure was, in words; empty when there was none."""
+        return "" if self.last_failure is None else str(self.last_failure)
 
     @property
     def quarantined(self) -> bool:
@@ -57,7 +62,7 @@ class Health:
         """The server did not do what it should have done."""
         self.failures += 1
         self.total_failures += 1
-        self.last_error = str(error)
+        self.last_failure = error
         gone = isinstance(error, ServerUnreachableError | ServerTimeoutError | PinMismatchError)
         if gone or self.failures >= TOLERATED_ODDITIES:
             self._quarantine()
