@@ -13,7 +13,7 @@ from typing import Any
 
 from lafsfs.config import Paths
 from lafsfs.daemon import failures, mountpoint
-from lafsfs.daemon.control import peer_of, socket_name
+from lafsfs.daemon.address import peer_of, socket_name
 from lafsfs.errors import LafsError, NotMountedError
 
 Answer = dict[str, Any]
@@ -92,16 +92,18 @@ def connect(paths: Paths, where: Path) -> MountClient:
 def find(paths: Paths, path: str) -> tuple[MountClient, bytes]:
     """The mount that `path` lies in, and the path below its root.
 
-    A symlink as the last component is meant itself. NotMountedError when no lafsfs mount is there.
+    A symlink as the last component is meant itself if it is in the tree. NotMountedError when no lafsfs
+    mount is there.
     """
     absolute = os.path.abspath(path)
     parent, name = os.path.split(absolute)
-    real = Path(os.path.realpath(parent), name) if name else Path(absolute)
+    meant = Path(os.path.realpath(parent), name) if name else Path(absolute)
     candidates = {mount.mountpoint for mount in mountpoint.mounts() if mount.is_lafsfs}
-    for place in [real, *real.parents]:
-        if str(place) in candidates:
-            below = os.fsencode(real.relative_to(place))
-            return connect(paths, place), b"" if below == b"." else below
+    for real in (meant, Path(os.path.realpath(absolute))):
+        for place in [real, *real.parents]:
+            if str(place) in candidates:
+                below = os.fsencode(real.relative_to(place))
+                return connect(paths, place), b"" if below == b"." else below
     raise NotMountedError(f"{absolute} is not in a mounted lafsfs tree")
 
 

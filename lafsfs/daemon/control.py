@@ -10,12 +10,10 @@ about it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any, Protocol
 import trio
 
 from lafsfs.daemon import failures
+from lafsfs.daemon.address import peer_of
 from lafsfs.errors import LafsError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -53,18 +52,6 @@ class Controlled(Protocol):
 
     async def cap(self, path: bytes, kind: str) -> Answer:
         """The capability of what is at `path` below the root."""
-
-
-def socket_name(mountpoint: Path) -> str:
-    """The file name of the control socket for the mount at `mountpoint` (a real path)."""
-    return hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32] + ".sock"
-
-
-def peer_of(connection: Any) -> tuple[int, int]:
-    """(pid, uid) of the process at the other end of a Unix socket."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", raw)
-    return pid, uid
 
 
 @asynccontextmanager

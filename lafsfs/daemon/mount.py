@@ -18,6 +18,7 @@ import trio
 
 from lafsfs.config import Paths
 from lafsfs.daemon import client, control, engine, mountpoint
+from lafsfs.daemon.address import socket_name
 from lafsfs.daemon.capabilities import root_cap
 from lafsfs.daemon.engine import Engine
 from lafsfs.daemon.instance import InstanceLock
@@ -99,9 +100,7 @@ async def _serve_root(mount: _Mount, notes: list[str]) -> None:
         service = MountService(
             tree, where, read_only=mount.read_only, surroundings=_surroundings(mount.engine)
         )
-        async with control.listening(
-            service, mount.paths.runtime / control.socket_name(where)
-        ) as close_control:
+        async with control.listening(service, mount.paths.runtime / socket_name(where)) as close_control:
             complete = await _serve_kernel(mount, service, tree, keypool, notes, close_control)
     if not complete:
         raise PendingError(

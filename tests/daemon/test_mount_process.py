@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -112,6 +113,22 @@ def test_caches_and_state_are_private(home: LafsfsHome) -> None:
         (tree.path / "file").write_text("x" * 10000)
         for top in ("config", "state", "cache", "data"):
             assert (home.path / top).stat().st_mode & 0o077 == 0
-        socket = next((home.directory / "run" / "lafsfs").glob("*.sock"))
-        assert socket.stat().st_mode & 0o077 == 0
+        control = next((home.directory / "run" / "lafsfs").glob("*.sock"))
+        assert control.stat().st_mode & 0o077 == 0
     assert not list((home.directory / "run" / "lafsfs").glob("*.sock"))
+
+
+def test_foreground_tells_the_service_manager_when_it_is_ready(home: LafsfsHome) -> None:
+    home.create()
+    address = home.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(60)
+        process = subprocess.Popen(
+            home.command("mount", "-f", "home:", str(home.mountpoint())),
+            env={**home.environment, "NOTIFY_SOCKET": str(address)},
+        )
+        assert manager.recv(100) == b"READY=1"
+    (home.mountpoint() / "file").write_text("usable")
+    process.terminate()
+    assert process.wait(60) == 0
