@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import httpx
 import trio
 
 from lafsfs.errors import (
     BadAnswerError,
+    FormatError,
     PinMismatchError,
     ServerError,
     ServerRefusedError,
@@ -28,6 +29,7 @@ SLOWEST: Final = 32 * 1024
 """Bytes per second below which a transfer is given up."""
 _ERROR_BODY: Final = 256 * 1024
 
+T = TypeVar("T")
 HeaderLines = Iterable[tuple[str, str]]
 
 
@@ -128,16 +130,18 @@ class ServerConnection:
         method: str,
         path: str,
         expected: tuple[int, ...],
+        accept: Callable[[Reply], T],
         *,
         headers: HeaderLines = (),
         body: Buffer = b"",
         max_body: int = 1 << 20,
         idempotent: bool = False,
         timeouts: Timeouts | None = None,
-    ) -> Reply:
-        """One exchange. ServerRefusedError for any status that is not `expected`.
+    ) -> T:
+        """One exchange: what `accept` makes of the reply. ServerRefusedError for a status not `expected`.
 
-        The first NURL that can be connected to is used, and kept to.
+        `accept` raises FormatError for contents that break the protocol. The first NURL that can be connected
+        to is used, and kept to.
         """
         size = memoryview(body).nbytes
         lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
@@ -151,7 +155,7 @@ class ServerConnection:
         try:
             response = await self._send(method, lines, body, extensions)
             reply = Reply(response.status_code, response.headers, response.extensions["body"])
-            self._judge(reply, expected, method)
+            result = self._judged(reply, expected, method, accept)
         except ServerRefusedError as error:
             # A server that says no is well; one that fails is not.
             if error.status >= 500:
@@ -163,19 +167,18 @@ class ServerConnection:
             self._health.failed(error)
             raise
         self._health.succeeded(trio.current_time() - began, size + len(reply.body))
-        return reply
+        return result
 
-    def bad_answer(self, what: str) -> BadAnswerError:
-        """The error to raise for an answer that breaks the protocol in its contents; counted as a failure."""
-        error = BadAnswerError(f"{self._name}: {what}")
-        self._health.failed(error)
-        return error
-
-    def _judge(self, reply: Reply, expected: tuple[int, ...], method: str) -> None:
+    def _judged(
+        self, reply: Reply, expected: tuple[int, ...], method: str, accept: Callable[[Reply], T]
+    ) -> T:
         if reply.status not in expected:
-            raise ServerRefusedError(
-                f"{self._name} answered {method} with status {reply.status}", reply.status
-            )
+            what = f"{self._name} answered {method} with status {reply.status}"
+            raise ServerRefusedError(what, reply.status)
+        try:
+            return accept(reply)
+        except FormatError as error:
+            raise BadAnswerError(f"{self._name}: {error}") from error
 
     async def _send(
         self, method: str, lines: list[tuple[bytes, bytes]], body: Buffer, extensions: dict[str, object]

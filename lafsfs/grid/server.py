@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import trio
 
@@ -30,7 +31,6 @@ from lafsfs.grid.tls import Buffer
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 _ANSWER: Final = 1 << 20
 _LARGEST_ANSWER: Final = 512 << 20
 
@@ -106,10 +106,9 @@ class StorageServer:
         return True
 
     async def _ask_version(self, timeouts: Timeouts | None) -> None:
-        reply = await self._connection.request(
-            "GET", routes.VERSION, (200,), headers=CBOR_ANSWER, timeouts=timeouts
+        self.known_version = await self._connection.request(
+            "GET", routes.VERSION, (200,), _version, headers=CBOR_ANSWER, timeouts=timeouts
         )
-        self.known_version = self._decoded(reply, messages.decode_version)
         self._version_time = trio.current_time()
 
     # --- immutable shares ----------------------------------------------------------------------------
@@ -123,14 +122,14 @@ class StorageServer:
         """
         body = messages.encode_allocate(messages.AllocateRequest(frozenset(shnums), size))
         secrets = {**await self._lease_secrets(storage_index), SecretKind.UPLOAD: upload_secret}
-        reply = await self._connection.request(
+        return await self._connection.request(
             "POST",
             routes.allocate(storage_index),
             (200,),
+            _allocated,
             headers=[*CBOR_REQUEST, *secret_lines(secrets)],
             body=body,
         )
-        return self._decoded(reply, messages.decode_allocated)
 
     async def write_share(
         self, storage_index: bytes, shnum: int, upload_secret: bytes, offset: int, data: Buffer, total: int
@@ -144,14 +143,17 @@ class StorageServer:
             *secret_lines({SecretKind.UPLOAD: upload_secret}),
         ]
         path = routes.immutable_share(storage_index, shnum)
-        reply = await self._connection.request("PATCH", path, (200, 201), headers=headers, body=data)
-        return WriteProgress(reply.status == 201, self._decoded(reply, messages.decode_required).missing)
+        return await self._connection.request(
+            "PATCH", path, (200, 201), _progress, headers=headers, body=data
+        )
 
     async def abort(self, storage_index: bytes, shnum: int, upload_secret: bytes) -> None:
         """Give up a share in progress. One that is not in progress (any more) is no error."""
         headers = secret_lines({SecretKind.UPLOAD: upload_secret})
         path = routes.abort(storage_index, shnum)
-        await self._connection.request("PUT", path, (200, 404, 405), headers=headers, idempotent=True)
+        await self._connection.request(
+            "PUT", path, (200, 404, 405), _status, headers=headers, idempotent=True
+        )
 
     async def immutable_shares(self, storage_index: bytes) -> frozenset[int]:
         """Numbers of the complete immutable shares."""
@@ -186,18 +188,16 @@ class StorageServer:
         enabler = write_enabler_for(await self.learn_seed20())
         secrets = {**await self._lease_secrets(storage_index), SecretKind.WRITE_ENABLER: enabler}
         wanted = sum(size for _, size in read_vector) * messages.MAX_SHARES
-        reply = await self._connection.request(
+        answer = await self._connection.request(
             "POST",
             routes.read_test_write(storage_index),
             (200,),
+            functools.partial(_slot_answer, len(read_vector)),
             headers=[*CBOR_REQUEST, *secret_lines(secrets)],
             body=messages.encode_read_test_write(messages.ReadTestWrite(vectors, read_vector)),
             max_body=min(_ANSWER + wanted, _LARGEST_ANSWER),
             idempotent=not vectors,
         )
-        answer = self._decoded(reply, messages.decode_read_test_write_answer)
-        if any(len(values) != len(read_vector) for values in answer.data.values()):
-            raise self._connection.bad_answer("not as many values as were asked for")
         return answer.success, {shnum: list(values) for shnum, values in answer.data.items()}
 
     # --- leases and advice ---------------------------------------------------------------------------
@@ -206,8 +206,10 @@ class StorageServer:
         """Add or renew a lease on every share of the storage index. False if the server has none."""
         headers = secret_lines(await self._lease_secrets(storage_index))
         path = routes.lease(storage_index)
-        reply = await self._connection.request("PUT", path, (204, 404), headers=headers, idempotent=True)
-        return reply.status == 204
+        status = await self._connection.request(
+            "PUT", path, (204, 404), _status, headers=headers, idempotent=True
+        )
+        return status == 204
 
     async def advise_corrupt(
         self, kind: Literal["immutable", "mutable"], storage_index: bytes, shnum: int, reason: str
@@ -218,7 +220,7 @@ class StorageServer:
         )
         body = messages.encode_corrupt(reason)
         try:
-            await self._connection.request("POST", path, (200,), headers=CBOR_REQUEST, body=body)
+            await self._connection.request("POST", path, (200,), _status, headers=CBOR_REQUEST, body=body)
         except ServerError as error:
             log.info("the advisory was not taken: %s", error)
 
@@ -232,32 +234,65 @@ class StorageServer:
         }
 
     async def _shares(self, path: str) -> frozenset[int]:
-        reply = await self._connection.request("GET", path, (200,), headers=CBOR_ANSWER)
-        return self._decoded(reply, messages.decode_shares)
+        return await self._connection.request("GET", path, (200,), _share_numbers, headers=CBOR_ANSWER)
 
     async def _read(self, path: str, offset: int, size: int) -> bytes:
         if size <= 0:
             return b""
-        headers = [("Range", range_of(offset, size))]
-        reply = await self._connection.request("GET", path, (206, 204), headers=headers, max_body=size)
-        if reply.status == 204:
-            return b""
-        try:
-            given = parse_content_range(reply.headers.get("content-range", ""))
-        except FormatError as error:
-            raise self._connection.bad_answer("no proper Content-Range") from error
-        fits = given.begin == offset and given.end <= offset + size
-        if not fits or len(reply.body) != given.end - given.begin or reply.content_type != OCTET_STREAM:
-            raise self._connection.bad_answer("not the bytes that were asked for")
-        return reply.body
+        return await self._connection.request(
+            "GET",
+            path,
+            (206, 204),
+            functools.partial(_piece, offset, size),
+            headers=[("Range", range_of(offset, size))],
+            max_body=size,
+        )
 
-    def _decoded(self, reply: Reply, decode: Callable[[bytes], T]) -> T:
-        if reply.content_type != CBOR:
-            raise self._connection.bad_answer("the answer is not CBOR")
-        try:
-            return decode(reply.body)
-        except FormatError as error:
-            raise self._connection.bad_answer(str(error)) from error
+
+# --- what replies mean; FormatError for contents that break the protocol ---------------------------------
+
+
+def _status(reply: Reply) -> int:
+    return reply.status
+
+
+def _cbor_body(reply: Reply) -> bytes:
+    if reply.content_type != CBOR:
+        raise FormatError("the answer is not CBOR")
+    return reply.body
+
+
+def _version(reply: Reply) -> ServerVersion:
+    return messages.decode_version(_cbor_body(reply))
+
+
+def _allocated(reply: Reply) -> Allocated:
+    return messages.decode_allocated(_cbor_body(reply))
+
+
+def _progress(reply: Reply) -> WriteProgress:
+    return WriteProgress(reply.status == 201, messages.decode_required(_cbor_body(reply)).missing)
+
+
+def _share_numbers(reply: Reply) -> frozenset[int]:
+    return messages.decode_shares(_cbor_body(reply))
+
+
+def _slot_answer(values: int, reply: Reply) -> messages.ReadTestWriteAnswer:
+    answer = messages.decode_read_test_write_answer(_cbor_body(reply))
+    if any(len(given) != values for given in answer.data.values()):
+        raise FormatError("not as many values as were asked for")
+    return answer
+
+
+def _piece(offset: int, size: int, reply: Reply) -> bytes:
+    if reply.status == 204:
+        return b""
+    given = parse_content_range(reply.headers.get("content-range", ""))
+    fits = given.begin == offset and given.end <= offset + size
+    if not fits or len(reply.body) != given.end - given.begin or reply.content_type != OCTET_STREAM:
+        raise FormatError("not the bytes that were asked for")
+    return reply.body
 
 
 __all__ = ["Allocated", "ServerRefusedError", "ServerVersion", "StorageServer", "TestWrite", "WriteProgress"]
