@@ -29,6 +29,8 @@ class RangeSet:
 
     def overlap(self, begin: int, end: int) -> list[Range]:
         """The parts of [begin, end) that are in the set."""
+        if begin >= end:
+            return []
         first = bisect_right(self._ends, begin)
         after = bisect_left(self._begins, end)
         pairs = zip(self._begins[first:after], self._ends[first:after], strict=True)

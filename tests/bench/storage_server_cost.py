@@ -26,9 +26,9 @@ PIECE = 1 << 20
 
 
 def server_cpu(pid: int) -> float:
-    """CPU seconds of a process so far, kernel time included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of all threads of a process so far, as the scheduler counts them (not in clock ticks)."""
+    counts = [path.read_text().split()[0] for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(map(int, counts)) / 1e9
 
 
 def own_cpu() -> float:
