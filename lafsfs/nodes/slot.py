@@ -115,7 +115,14 @@ class MutableSlot:
         header = found.require_best(self._floor, self._failed_writes, older_ok=older_ok)
         self._saw(header)
         self._known = found
-        return Pinned(header, found, VersionReader(self._target, self._readkey, header, found))
+        return self._pinned(header, found)
+
+    def _pinned(self, header: Header, servermap: ServerMap) -> Pinned:
+        async def ask_all() -> ServerMap:
+            return await self._survey(Mode.ALL, READ_HEAD)
+
+        reader = VersionReader(self._target, self._readkey, header, servermap, ask_all)
+        return Pinned(header, servermap, reader)
 
     async def _survey(self, mode: Mode, head: int) -> ServerMap:
         return await survey(
@@ -248,4 +255,4 @@ class MutableSlot:
         self._failed_writes.clear()
         self._saw(header)
         self._known = after
-        return Pinned(header, after, VersionReader(self._target, self._readkey, header, after))
+        return self._pinned(header, after)

@@ -7,8 +7,9 @@ another; one that lags is raced against another. Results come as soon as k share
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -19,12 +20,15 @@ from lafsfs.errors import (
     NotEnoughServersError,
     NotEnoughSharesError,
     ServerError,
+    UncoordinatedWriteError,
 )
 from lafsfs.formats import mutable
 from lafsfs.formats.mutable import Header, Span
 from lafsfs.grid.server import StorageServer
 from lafsfs.transfer.servermap import ServerMap, Share
 from lafsfs.transfer.survey import Target
+
+log = logging.getLogger(__name__)
 
 READ_DEADLINE = 60.0
 _HEDGE = 1.0
@@ -66,6 +70,13 @@ class ShareReader:
         if len(have) + len(got) != span.size:
             raise CorruptShareError("the share is cut off")
         return memoryview(have + got if have else got)
+
+    async def is_replaced(self) -> bool:
+        """Whether the server holds another version under this share number by now. ServerError."""
+        now = await self.share.server.read_mutable(
+            self._target.storage_index, self.share.shnum, 0, self._header.SIZE
+        )
+        return now != self._header.pack()
 
     async def leaves(self) -> list[bytes]:
         """The hashes of all blocks of the share, checked up to the signed root."""
@@ -143,16 +154,27 @@ def _check_blocks(stored: Sequence[memoryview], leaves: Sequence[bytes]) -> None
 class VersionReader:
     """Reads one version, pinned: what it returns never mixes versions.
 
-    `servermap` is where its shares were seen; shares that turn out to be corrupt are marked there.
+    `servermap` is where its shares were seen; shares that turn out to be corrupt are marked there. When
+    too few of them are good, `ask_all` is awaited once for a map of all servers.
     """
 
-    def __init__(self, target: Target, readkey: bytes, header: Header, servermap: ServerMap) -> None:
+    def __init__(
+        self,
+        target: Target,
+        readkey: bytes,
+        header: Header,
+        servermap: ServerMap,
+        ask_all: Callable[[], Awaitable[ServerMap]] | None = None,
+    ) -> None:
+        self._ask_all = ask_all
         self.header = header
         self._target = target
         self._readkey = readkey
         self._map = servermap
         self._readers = [ShareReader(share, header, target) for share in servermap.shares_of(header)]
         self._bad: set[int] = set()
+        self.replaced = False
+        """Whether somebody was seen to have written a later version over shares of this one."""
 
     @property
     def size(self) -> int:
@@ -161,7 +183,8 @@ class VersionReader:
     async def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`, fewer only at the end of the file.
 
-        NotEnoughSharesError or NotEnoughServersError when too few good shares are to be had; READ_DEADLINE.
+        NotEnoughSharesError or NotEnoughServersError when too few good shares are to be had (READ_DEADLINE);
+        UncoordinatedWriteError when that is because a later version was written over this one.
         """
         end = min(offset + size, self.size)
         if end <= offset:
@@ -222,17 +245,40 @@ class VersionReader:
         return sorted((r for r in self._readers if id(r) not in self._bad), key=preference)
 
     async def _fetch(self, first: int, last: int) -> list[_Fetched]:
-        race = _Race(self, first, last)
         with trio.move_on_after(READ_DEADLINE):
-            return await race.run(self._candidates())
+            try:
+                return await _Race(self, first, last).run(self._candidates())
+            except (NotEnoughSharesError, NotEnoughServersError):
+                if self._ask_all is None or self.replaced:
+                    raise
+            await self._find_more(self._ask_all)
+            return await _Race(self, first, last).run(self._candidates())
         raise NotEnoughServersError("the servers did not give enough shares in time")
 
+    async def _find_more(self, ask_all: Callable[[], Awaitable[ServerMap]]) -> None:
+        """Look for shares of the version on servers that were not asked, or had not answered."""
+        self._ask_all = None
+        found = await ask_all()
+        for place, share in found.shares.items():
+            if place not in self._map.shares:
+                self._map.shares[place] = share
+                if share.header == self.header:
+                    self._readers.append(ShareReader(share, self.header, self._target))
+        self._map.answered.update(found.answered)
+        self._map.complete = self._map.complete or found.complete
+
     async def reject(self, reader: ShareReader, error: Exception) -> None:
-        """Never use a share again, and tell its server."""
+        """Never use a share again. If it is damaged, and not just replaced by now, tell its server."""
         self._bad.add(id(reader))
         server: StorageServer = reader.share.server
-        self._map.mark_corrupt(server.server_id, reader.share.shnum)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
+            try:
+                if await reader.is_replaced():
+                    self.replaced = True
+                    return
+            except ServerError as unreachable:
+                log.info("a bad share could not be looked at again: %s", unreachable)
+            self._map.mark_corrupt(server.server_id, reader.share.shnum)
             await server.advise_corrupt("mutable", self._target.storage_index, reader.share.shnum, str(error))
 
 
@@ -260,6 +306,8 @@ class _Race:
             nursery.cancel_scope.cancel()
         if len(self._done) >= k:
             return [self._done[shnum] for shnum in sorted(self._done)[:k]]
+        if self._version.replaced:
+            raise UncoordinatedWriteError("a later version was written over the one being read")
         kind = NotEnoughServersError if self._unreachable else NotEnoughSharesError
         raise kind(f"only {len(self._done)} of {k} shares needed could be read")
 
@@ -284,8 +332,8 @@ class _Race:
             self._unreachable = True
             self._finish(shnum)
         except FormatError as error:
-            self._finish(shnum)
             await self._version.reject(reader, error)
+            self._finish(shnum)
         else:
             self._done[shnum] = fetched
             self._finish(shnum)

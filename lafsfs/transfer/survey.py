@@ -20,7 +20,7 @@ from lafsfs.formats import caps, keys
 from lafsfs.formats.mutable import Header
 from lafsfs.grid.server import StorageServer
 from lafsfs.grid.servers import Grid
-from lafsfs.transfer.servermap import ServerMap
+from lafsfs.transfer.servermap import ServerMap, Share
 
 READ_HEAD = 4000
 """Bytes of each share that a survey reads: header, keys, signature, and a whole small share."""
@@ -28,6 +28,7 @@ LIGHT_HEAD = 123
 """Bytes of the headers of both layouts: enough to know a version again."""
 
 QUERY_DEADLINE = 20.0
+_ADVICE_DEADLINE = 3.0
 _ASSUMED_K, _ASSUMED_N = 3, 10
 _HEDGE = 0.4  # without news for so long, ask one more server
 _READ_GRACE = 0.25  # a readable version is there: wait so long for others to say more
@@ -200,6 +201,7 @@ class _Survey:
         return [position]
 
     async def _ask(self, server: StorageServer, likely: list[int]) -> None:
+        corrupt: list[Share] = []
         try:
             heads = await heads_of(server, self._target, self._head, likely)
         except ServerError:
@@ -207,13 +209,14 @@ class _Survey:
         else:
             corrupt = self._map.record(server, heads)
             await self._verify_unknown()
-            for share in corrupt:
-                with trio.move_on_after(5):
-                    await server.advise_corrupt(
-                        "mutable", self._target.storage_index, share.shnum, "header or signature is wrong"
-                    )
         self._out.discard(server.server_id)
         self._send.send_nowait(None)
+        # The servers are told even if the survey has its answer by now.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _ADVICE_DEADLINE):
+            for share in corrupt:
+                await server.advise_corrupt(
+                    "mutable", self._target.storage_index, share.shnum, "header or signature is wrong"
+                )
 
     async def _verify_unknown(self) -> None:
         """Fetch the signature of versions of which only the header was read."""

@@ -1,0 +1,218 @@
+"""Servers that are dead, stalled, damaged or behind, while mutable files are read and written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+
+from lafsfs.config import Encoding
+from lafsfs.errors import (
+    GridError,
+    NotEnoughServersError,
+    NotEnoughSharesError,
+    RollbackError,
+)
+from lafsfs.formats import base32, caps
+from lafsfs.nodes.maker import NodeMaker
+from lafsfs.nodes.mutable import MutableFile
+from tests.support.grids import QUICK, client, flip, share_files
+from tests.support.storage import StorageServer
+
+MANY = Encoding(3, 7, 10)
+DATA = bytes(range(256)) * 100
+
+
+def reader_of(maker: NodeMaker, node: MutableFile) -> MutableFile:
+    cap = node.cap.read_cap()
+    assert isinstance(cap, caps.MutableReadCap)
+    return maker.mutable_file(cap)
+
+
+def index_of(node: MutableFile) -> bytes:
+    return node.cap.storage_index
+
+
+def holders(ten: list[StorageServer], node: MutableFile) -> dict[int, tuple[StorageServer, Path]]:
+    """Where each share is."""
+    return {
+        shnum: (server, path) for server in ten for shnum, path in share_files(server, index_of(node)).items()
+    }
+
+
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+async def test_any_seven_of_ten_servers_may_be_dead(mdmf: bool, ten: list[StorageServer]) -> None:
+    async with client(ten, MANY) as maker:
+        node = await maker.create_mutable(DATA, mdmf)
+        for server in ten[:7]:
+            server.kill()
+        async with client(ten, MANY) as other:
+            assert await reader_of(other, node).read(0, 10**6) == DATA
+            again = other.mutable_file(node.cap)
+            await again.overwrite(b"again", None)
+            pinned = again._pinned
+            assert pinned is not None
+            assert {share.shnum for share in pinned.servermap.shares_of(pinned.header)} == set(range(10))
+            assert await reader_of(other, node).read(0, 10) == b"again"
+        # Those with the old version come back: the newest still counts, and is written everywhere next time.
+        for server in ten[:7]:
+            server.start()
+        async with client(ten, MANY) as other:
+            again = other.mutable_file(node.cap)
+            assert (await again.latest()).seqnum == 2
+            assert (await again.overwrite(b"third", again.pinned)).seqnum == 3
+            pinned = again._pinned
+            assert pinned is not None
+            assert all(share.header == pinned.header for share in pinned.servermap.shares.values())
+            assert {share.server.server_id for share in pinned.servermap.shares.values()} == {
+                server.server_id for server in ten
+            }
+
+
+async def test_too_few_servers(ten: list[StorageServer]) -> None:
+    async with client(ten, MANY) as maker:
+        node = await maker.create_mutable(DATA, False)
+    for server in ten[:8]:
+        server.kill()
+    async with client(ten, MANY) as other:
+        for attempt in (reader_of(other, node).latest, reader_of(other, node).newest):
+            with pytest.raises(NotEnoughServersError):
+                await attempt()
+        with pytest.raises(NotEnoughServersError):
+            await other.mutable_file(node.cap).overwrite(b"x", None)
+
+
+async def test_stalled_servers_are_not_waited_for(ten: list[StorageServer]) -> None:
+    async with client(ten, MANY, timeouts=QUICK) as maker:
+        node = await maker.create_mutable(DATA, True)
+        base = node.pinned
+        for server in ten[3:7]:
+            server.pause()
+        # A client that knows nothing of it yet.
+        async with client(ten, MANY) as other:
+            with trio.fail_after(15):
+                assert await reader_of(other, node).read(0, 10**6) == DATA
+                fresh = other.mutable_file(node.cap)
+                assert (await fresh.latest()).seqnum == 1
+        # One that just published to them: its requests have a deadline, and the shares get other homes.
+        with trio.fail_after(60):
+            assert (await node.overwrite(b"new", base)).seqnum == 2
+        for server in ten[3:7]:
+            server.resume()
+        assert await reader_of(maker, node).read(0, 10) == b"new"
+
+
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+async def test_damaged_shares_are_read_around_reported_and_replaced(
+    mdmf: bool, ten: list[StorageServer]
+) -> None:
+    async with client(ten, MANY) as maker:
+        node = await maker.create_mutable(DATA, mdmf)
+        pinned = node._pinned
+        assert pinned is not None
+        header = pinned.header
+        at = header.sections
+        places = [5, at.signature.start + 3, at.chain.start + 5, at.block_tree.start + 1, at.data.start + 20]
+        damaged, index = holders(ten, node), base32.encode(index_of(node))
+        for shnum, place in enumerate(places):
+            flip(damaged[shnum][1], place)
+        async with client(ten, MANY) as other:
+            assert await reader_of(other, node).read(0, 10**6) == DATA
+            again = other.mutable_file(node.cap)
+            assert await again.read(0, 10**6) == DATA
+            assert (await again.overwrite(DATA + b"!", again.pinned)).seqnum == 2
+            # A wrong signature beside a right one of the same header does no harm and need not be noticed.
+            assert list((damaged[0][0].storage_dir / "corruption-advisories").glob(f"*{index}-0"))
+        async with client(ten, MANY) as other:
+            last = other.mutable_file(node.cap)
+            await last.latest()
+            found = last._pinned
+            assert found is not None
+            assert found.header.seqnum == 2
+            numbers = {share.shnum for share in found.servermap.shares_of(found.header)}
+            assert numbers == set(range(10))
+
+
+async def test_too_many_damaged_shares(ten: list[StorageServer]) -> None:
+    async with client(ten, MANY) as maker:
+        node = await maker.create_mutable(DATA, True)
+        pinned = node._pinned
+        assert pinned is not None
+        for _, path in list(holders(ten, node).values())[:8]:
+            flip(path, pinned.header.sections.data.start + 30)
+        async with client(ten, MANY) as other:
+            with pytest.raises(NotEnoughSharesError):
+                await reader_of(other, node).read(0, 10)
+
+
+def save(ten: list[StorageServer], node: MutableFile, into: Path) -> None:
+    for server in ten:
+        for shnum, path in share_files(server, index_of(node)).items():
+            shutil.copy(path, into / f"{server.directory.name}-{shnum}")
+
+
+def roll_back(servers: list[StorageServer], node: MutableFile, saved: Path) -> None:
+    """Put the saved containers back while their server is down."""
+    for server in servers:
+        server.stop()
+        for shnum, path in share_files(server, index_of(node)).items():
+            shutil.copy(saved / f"{server.directory.name}-{shnum}", path)
+        server.start()
+
+
+async def test_a_few_old_servers_do_not_matter(ten: list[StorageServer], tmp_path: Path) -> None:
+    async with client(ten, MANY) as maker:
+        node = await maker.create_mutable(b"old", False)
+        save(ten, node, tmp_path)
+        await node.overwrite(b"new", node.pinned)
+        behind = [server for shnum, (server, _) in holders(ten, node).items() if shnum < 4]
+        roll_back(behind, node, tmp_path)
+        async with client(ten, MANY) as other:
+            assert await reader_of(other, node).read(0, 10) == b"new"
+            again = other.mutable_file(node.cap)
+            await again.overwrite(b"newer", None)
+            assert (await again.latest()).seqnum == 3
+
+
+async def test_a_roll_back_of_everything_is_noticed(ten: list[StorageServer], tmp_path: Path) -> None:
+    few = ten[:2]
+    encoding = Encoding(1, 1, 2)
+    async with client(few, encoding, timeouts=QUICK) as maker:
+        node = await maker.create_mutable(b"old", False)
+        save(few, node, tmp_path)
+        await node.overwrite(b"new", node.pinned)
+        base = node.pinned
+        roll_back(few, node, tmp_path)
+        for attempt in (node.latest, node.newest, reader_of(maker, node).latest):
+            with pytest.raises(RollbackError):
+                await attempt()
+        with pytest.raises(GridError):
+            await node.overwrite(b"x", base)
+        # Who remembers the number of the newest version notices also after a restart.
+        async with client(few, encoding) as other:
+            other.floors.update(maker.floors)
+            with pytest.raises(RollbackError):
+                await reader_of(other, node).latest()
+
+
+async def test_a_newest_version_that_cannot_be_recovered(ten: list[StorageServer], tmp_path: Path) -> None:
+    three = ten[:3]
+    encoding = Encoding(2, 1, 3)
+    async with client(three, encoding) as maker:
+        node = await maker.create_mutable(b"old", False)
+        save(three, node, tmp_path)
+        await node.overwrite(b"new", node.pinned)
+        roll_back(three[:2], node, tmp_path)
+    async with client(three, encoding) as other:
+        again = other.mutable_file(node.cap)
+        with pytest.raises(NotEnoughSharesError):
+            await again.latest()
+        with pytest.raises(NotEnoughSharesError):
+            await again.overwrite(b"x", None)
+        # Who insists gets the older one, and can go on from there.
+        version = await again.latest(older_ok=True)
+        assert (version.seqnum, await again.read(0, 9)) == (1, b"old")
+        assert (await again.overwrite(b"rescued", version)).seqnum == 3
+        assert await reader_of(other, node).read(0, 10) == b"rescued"
