@@ -46,15 +46,13 @@ class KeyPool:
 
     async def take(self) -> rsa.SigningKey:
         """A key that nobody else has or will get: from stock, else generated now."""
+        key = self._memory.pop() if self._memory else None
+        if key is None and self._directory is not None:
+            key = await trio.to_thread.run_sync(self._take_from_disk)
+        # Only now, so that `fill` finds the gap.
         self._taken.set()
         self._taken = trio.Event()
-        if self._memory:
-            return self._memory.pop()
-        if self._directory is not None:
-            key = await trio.to_thread.run_sync(self._take_from_disk)
-            if key is not None:
-                return key
-        return await trio.to_thread.run_sync(rsa.SigningKey.generate)
+        return key or await trio.to_thread.run_sync(rsa.SigningKey.generate)
 
     async def fill(self) -> None:
         """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there."""
