@@ -87,7 +87,7 @@ async def _nothing(journal: Journal) -> None:
 
 
 def test_a_log_cut_anywhere_gives_a_state_between_two_commits(tmp_path: Path) -> None:
-    """Power loss: the log is durable up to some byte; of the changes in it none, or all, reached the files."""
+    """Power loss: the log is durable up to some byte; of what it says none, or all, reached the files."""
     layout = _layout(tmp_path / "whole")
     with_journal(layout, _commit_all, close=False)
     logs = {name: Path(layout.journal, name).read_bytes() for name in ("a", "b")}
