@@ -13,6 +13,7 @@ from lafsfs.cli.output import note, pending_text, plural, printable, size_text
 from lafsfs.config import Paths
 from lafsfs.daemon import client
 from lafsfs.daemon.mountpoint import real_path
+from lafsfs.errors import UsageError
 
 _ITEMS_SHOWN = 10
 
@@ -20,7 +21,8 @@ _ITEMS_SHOWN = 10
 @click.command()
 @click.argument("mountpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
-def status(mountpoint: str | None, as_json: bool) -> None:
+@click.option("--metrics", is_flag=True, help="As Prometheus metrics, for monitoring.")
+def status(mountpoint: str | None, as_json: bool, metrics: bool) -> None:
     """Show what is not on the grid yet, which servers answer, the cache, and recent errors.
 
     Without MOUNTPOINT, of all your mounts. Answers also while the network is dead.
@@ -30,19 +32,28 @@ def status(mountpoint: str | None, as_json: bool) -> None:
         lafsfs status
         lafsfs status ~/tahoe --json
     """
-    paths = Paths.discover(os.environ)
-    if mountpoint is not None:
-        with client.connect(paths, real_path(mountpoint)) as mount:
-            answer = mount.request("status")
-        click.echo(json.dumps(answer, indent=2) if as_json else printable("\n".join(_lines(answer))))
-        return
-    answers = [mount.request("status") for mount in client.all_mounts(paths)]
-    if as_json:
-        click.echo(json.dumps({"mounts": answers}, indent=2))
+    if as_json and metrics:
+        raise UsageError("--json and --metrics exclude each other")
+    answers = _ask(Paths.discover(os.environ), mountpoint)
+    if metrics:
+        # Imported late: nobody else needs it.
+        from lafsfs.daemon.metrics import exposition
+
+        click.echo(exposition(answers), nl=False)
+    elif as_json:
+        click.echo(json.dumps({"mounts": answers} if mountpoint is None else answers[0], indent=2))
     elif answers:
         click.echo(printable("\n\n".join("\n".join(_lines(answer)) for answer in answers)))
     else:
         note("nothing is mounted")
+
+
+def _ask(paths: Paths, mountpoint: str | None) -> list[dict[str, Any]]:
+    """The status of one mount, or of all. NotMountedError when none answers at `mountpoint`."""
+    if mountpoint is None:
+        return [mount.request("status") for mount in client.all_mounts(paths)]
+    with client.connect(paths, real_path(mountpoint)) as mount:
+        return [mount.request("status")]
 
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:

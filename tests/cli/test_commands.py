@@ -135,6 +135,9 @@ def test_status_of_one_and_of_all_mounts(home: LafsfsHome) -> None:
     everything = json.loads(home.lafsfs("status", "--json").stdout)["mounts"]
     assert {mount["mountpoint"] for mount in everything} == {str(first.path), str(second.path)}
     assert str(second.path) in home.lafsfs("status").stdout
+    metrics = home.lafsfs("status", "--metrics").stdout
+    assert f'lafsfs_pending_files{{mountpoint="{first.path}"}} 0.0' in metrics
+    assert f'lafsfs_server_reachable{{mountpoint="{first.path}",server="local"}} 1.0' in metrics
 
 
 def test_foreground_unmounts_and_drains_on_interrupt(home: LafsfsHome) -> None:
