@@ -141,7 +141,7 @@ class Application:
         except FormatError as error:
             raise BadRangeError(str(error)) from None
         uploads, key = self._store.uploads, (target.storage_index, target.shnum)
-        async with uploads.writing(key, secrets[SecretKind.UPLOAD], span.begin, span.end) as (upload, writer):
+        with uploads.writing(key, secrets[SecretKind.UPLOAD], span.begin, span.end) as (upload, writer):
             async for chunk in exchange.chunks():
                 writer.feed(chunk)
             writer.finish()

@@ -27,6 +27,18 @@ class RangeSet:
         self._begins[first:after] = [begin]
         self._ends[first:after] = [end]
 
+    def remove(self, begin: int, end: int) -> None:
+        """Take [begin, end) out."""
+        if begin >= end:
+            return
+        first = bisect_right(self._ends, begin)
+        after = bisect_left(self._begins, end)
+        kept: list[Range] = []
+        for low, high in zip(self._begins[first:after], self._ends[first:after], strict=True):
+            kept += [part for part in ((low, min(high, begin)), (max(low, end), high)) if part[0] < part[1]]
+        self._begins[first:after] = [low for low, _ in kept]
+        self._ends[first:after] = [high for _, high in kept]
+
     def overlap(self, begin: int, end: int) -> list[Range]:
         """The parts of [begin, end) that are in the set."""
         if begin >= end:
@@ -36,14 +48,13 @@ class RangeSet:
         pairs = zip(self._begins[first:after], self._ends[first:after], strict=True)
         return [(max(begin, low), min(end, high)) for low, high in pairs]
 
-    def missing(self, size: int) -> tuple[Range, ...]:
-        """The parts of [0, size) that are not in the set."""
+    def gaps(self, begin: int, end: int) -> list[Range]:
+        """The parts of [begin, end) that are not in the set."""
         gaps: list[Range] = []
-        position = 0
-        for begin, end in self.overlap(0, size):
-            if position < begin:
-                gaps.append((position, begin))
-            position = end
-        if position < size:
-            gaps.append((position, size))
-        return tuple(gaps)
+        for low, high in self.overlap(begin, end):
+            if begin < low:
+                gaps.append((begin, low))
+            begin = high
+        if begin < end:
+            gaps.append((begin, end))
+        return gaps

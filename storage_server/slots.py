@@ -92,7 +92,7 @@ class Slots:
 
     def _changes(self, shares: dict[int, _Share], request: SlotRequest) -> Iterator[Change]:
         now = time.time()
-        growth = 0
+        space = free_space(str(self._layout.root), 0)
         for shnum, vector in request.body.vectors.items():
             share = shares.get(shnum)
             if vector.new_length == 0:
@@ -106,12 +106,12 @@ class Slots:
             )
             before = container.extra_offset
             _apply_vector(container, vector)
+            space -= container.extra_offset - before
+            if space < 0:
+                raise DiskFullError("not enough space")
             container.lease(request.secrets, now, self._nodeid)
-            growth += container.extra_offset - before
             kind = Modify if share else Create
             yield kind(request.storage_index, shnum, container.edits())
-        if growth and growth > free_space(str(self._layout.root), 0):
-            raise DiskFullError("not enough space")
 
 
 def _evaluate(shares: dict[int, _Share], body: ReadTestWrite) -> ReadTestWriteAnswer:

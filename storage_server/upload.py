@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from storage_server import immutable, leases
@@ -34,8 +34,6 @@ class Upload:
         self.unsynced = 0
         self._secret = secret
         self._received = RangeSet()
-        self._in_flight: list[Range] = []
-        self._landed = asyncio.Condition()
         self._record = leases.pack_immutable(lease)
         self._memory = bytearray(size) if path is None else bytearray()
         if path is not None:
@@ -59,68 +57,67 @@ class Upload:
 
     def missing(self) -> tuple[Range, ...]:
         """Ranges that have not arrived."""
-        return self._received.missing(self.size)
+        return tuple(self._received.gaps(0, self.size))
 
     def container(self) -> bytes:
         """The whole container file of a complete small share."""
         return b"".join((immutable.header(self.size, 1), self._memory, self._record))
 
-    @asynccontextmanager
-    async def writing(self, begin: int, end: int) -> AsyncIterator[ShareWriter]:
-        """Write [begin, end). Waits for writers of overlapping ranges, so that their bytes can be compared.
-
-        What was written counts as arrived on exit, unless it conflicted; also when the request broke off.
-        BadRangeError: not within the share.
-        """
+    @contextmanager
+    def writing(self, begin: int, end: int) -> Iterator[ShareWriter]:
+        """Write [begin, end). BadRangeError: not within the share."""
         if end > self.size:
             raise BadRangeError("beyond the allocated size")
-        mine = (begin, end)
-        async with self._landed:
-            await self._landed.wait_for(
-                lambda: not any(begin < high and low < end for low, high in self._in_flight)
-            )
-            self._in_flight.append(mine)
         fd = -1 if self.path is None else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        writer = ShareWriter(fd, self._memory, self._received, begin, end)
         try:
+            writer = ShareWriter(self._memory, fd, self._received, begin, end)
             yield writer
+            self.unsynced += end - begin
         finally:
             if fd >= 0:
                 os.close(fd)
-            if not writer.conflict:
-                self._received.add(begin, writer.position)
-                self.unsynced += writer.position - begin
-            self._in_flight.remove(mine)
-            async with self._landed:
-                self._landed.notify_all()
 
 
 class ShareWriter:
-    """Takes the bytes of one request as they come."""
+    """Takes the bytes of one request as they come.
 
-    def __init__(self, fd: int, memory: bytearray, received: RangeSet, begin: int, end: int) -> None:
-        self.position = begin
-        self.conflict = False
-        self._fd = fd
+    Each counts as arrived at once, so that nothing is sent twice when the request breaks off; only a request
+    that conflicts with what was there has no effect. Several may write to one share at a time.
+    """
+
+    def __init__(self, memory: bytearray, fd: int, received: RangeSet, begin: int, end: int) -> None:
         self._memory = memory
+        self._fd = fd
+        self._received = received
+        self._position = begin
         self._end = end
-        self._present = received.overlap(begin, end)
+        self._added: list[Range] = []
 
     def feed(self, chunk: bytes) -> None:
         """Put the next bytes in place. ConflictError: others are there. BadRequestError: too many."""
-        begin, end = self.position, self.position + len(chunk)
+        begin, end = self._position, self._position + len(chunk)
         if end > self._end:
             raise BadRequestError("the body is longer than its content range")
-        for first, after in self._present:
-            low, high = max(first, begin), min(after, end)
-            if low < high and self._stored(low, high) != chunk[low - begin : high - begin]:
-                self.conflict = True
+        for low, high in self._received.overlap(begin, end):
+            if self._stored(low, high) != chunk[low - begin : high - begin]:
+                self._undo()
                 raise ConflictError("other bytes were written there before")
+        gaps = self._received.gaps(begin, end)
+        for low, high in gaps:
+            self._put(low, chunk if (low, high) == (begin, end) else chunk[low - begin : high - begin])
+            self._received.add(low, high)
+        self._added += gaps
+        self._position = end
+
+    def _undo(self) -> None:
+        for low, high in self._added:
+            self._received.remove(low, high)
+
+    def _put(self, offset: int, data: bytes) -> None:
         if self._fd < 0:
-            self._memory[begin:end] = chunk
+            self._memory[offset : offset + len(data)] = data
         else:
-            write_all(self._fd, chunk, immutable.DATA_OFFSET + begin)
-        self.position = end
+            write_all(self._fd, data, immutable.DATA_OFFSET + offset)
 
     def _stored(self, begin: int, end: int) -> bytes:
         if self._fd < 0:
@@ -129,5 +126,5 @@ class ShareWriter:
 
     def finish(self) -> None:
         """BadRequestError unless everything announced has come."""
-        if self.position != self._end:
+        if self._position != self._end:
             raise BadRequestError("the body is shorter than its content range")

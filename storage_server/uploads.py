@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from storage_server import immutable, leases
@@ -89,17 +89,17 @@ class Uploads:
             raise BadSecretError("wrong upload secret")
         return upload
 
-    @asynccontextmanager
-    async def writing(
+    @contextmanager
+    def writing(
         self, key: tuple[bytes, int], upload_secret: bytes, begin: int, end: int
-    ) -> AsyncIterator[tuple[Upload, ShareWriter]]:
+    ) -> Iterator[tuple[Upload, ShareWriter]]:
         """Write bytes [begin, end) of a share in progress. RefusedError if that is not possible."""
         upload = self._find(key, upload_secret)
-        async with upload.writing(begin, end) as writer:
-            if upload.closed:
-                raise NoShareError("the upload has ended")
-            yield upload, writer
-        upload.touched = self._clock()
+        with upload.writing(begin, end) as writer:
+            try:
+                yield upload, writer
+            finally:
+                upload.touched = self._clock()
 
     async def settle(self, upload: Upload) -> bool:
         """Put the share in place if it is complete: then it is durable and visible on return, and true."""

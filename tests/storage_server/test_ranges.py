@@ -21,11 +21,16 @@ def _runs(numbers: set[int]) -> list[tuple[int, int]]:
     return runs
 
 
-@given(st.lists(spans, max_size=12), spans)
-def test_against_a_set(added: list[tuple[int, int]], window: tuple[int, int]) -> None:
+@given(st.lists(st.tuples(st.booleans(), spans), max_size=12), spans)
+def test_against_a_set(changes: list[tuple[bool, tuple[int, int]]], window: tuple[int, int]) -> None:
     ranges, model = RangeSet(), set[int]()
-    for begin, end in added:
-        ranges.add(begin, end)
-        model |= set(range(begin, end))
-        assert list(ranges.missing(LIMIT)) == _runs(set(range(LIMIT)) - model)
+    for added, (begin, end) in changes:
+        if added:
+            ranges.add(begin, end)
+            model |= set(range(begin, end))
+        else:
+            ranges.remove(begin, end)
+            model -= set(range(begin, end))
+        assert ranges.gaps(0, LIMIT) == _runs(set(range(LIMIT)) - model)
     assert ranges.overlap(*window) == _runs(model & set(range(*window)))
+    assert ranges.gaps(*window) == _runs(set(range(*window)) - model)

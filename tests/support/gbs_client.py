@@ -56,11 +56,11 @@ class GbsClient:
     def exchange(
         self, method: str, path: str, header_lines: Sequence[tuple[str, str]], body: bytes | None = None
     ) -> Answer:
-        """Send exactly these headers (and Host and Content-Length) and read the answer."""
+        """Send exactly these headers (and Host, and Content-Length unless chunked) and read the answer."""
         self._http.putrequest(method, path, skip_accept_encoding=True)
         for name, value in header_lines:
             self._http.putheader(name, value)
-        if body is not None:
+        if body is not None and not any(name == "Transfer-Encoding" for name, _ in header_lines):
             self._http.putheader("Content-Length", str(len(body)))
         self._http.endheaders(body)
         response = self._http.getresponse()
