@@ -106,11 +106,11 @@ def _description(paths: Paths) -> str:
 
 
 def status(paths: Paths) -> LocalStatus:
-    """What is known without starting anything."""
+    """What is known without starting anything. Waits for a start or stop that is under way."""
     directory = _directory(paths)
     if not directory.exists():
         return LocalStatus(directory, created=False, pid=None)
-    with _running_file(paths) as number:
+    with locked(paths.data / ".start.lock"), _running_file(paths) as number:
         return LocalStatus(directory, created=True, pid=None if _lock(number) else _pid(number))
 
 
@@ -173,7 +173,7 @@ def _running_file(paths: Paths) -> Iterator[int]:
 
 
 def _lock(number: int) -> bool:
-    """Lock the running file; False if a server holds it."""
+    """Lock the running file; False if a server holds it. To be called under the start lock."""
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -67,6 +67,9 @@ class ResponseReader:
 
     async def _body(self, framing: _Framing, headers: RawHeaders) -> bytes:
         if framing.chunked:
+            whole = self._buffered_chunk()
+            if whole is not None:
+                return whole
             size = _range_size(headers)
             if size is not None:
                 return await self._known_size(size, chunked=True)
@@ -76,6 +79,18 @@ class ResponseReader:
             return await self._known_size(framing.length, chunked=False)
         return await self._until_end()
 
+    def _buffered_chunk(self) -> bytes | None:
+        """The usual small answer: one chunk, the last chunk and no trailers, all here already. Else None."""
+        end = self._data.find(b"\r\n", self._position)
+        if end < 0 or not self._data.endswith(b"\r\n0\r\n\r\n"):
+            return None
+        size = _chunk_size(self._data[self._position : end])
+        if not size or end + 2 + size + 7 != len(self._data):
+            return None
+        self._admit(size)
+        self._position = len(self._data)
+        return self._data[end + 2 : end + 2 + size]
+
     def _admit(self, size: int) -> None:
         if size > self._max_body:
             raise ProtocolError("the answer is larger than what was asked for")
@@ -83,8 +98,9 @@ class ResponseReader:
     async def _known_size(self, size: int, *, chunked: bool) -> bytes:
         """A body of `size` bytes, received where it will stay: BytesIO gives its memory away as bytes."""
         self._admit(size)
-        if not size and not chunked:
-            return b""
+        if not chunked and size <= len(self._data) - self._position:
+            self._position += size
+            return self._data[self._position - size : self._position]
         memory = io.BytesIO()
         if size:
             memory.seek(size - 1)
@@ -103,7 +119,7 @@ class ResponseReader:
         if not count:
             raise ConnectionResetError("the connection ended before the answer was complete")
         self.started = True
-        self._data = b"".join((self._data[self._position :], memoryview(room)[:count]))
+        self._data = self._data[self._position :] + room[:count]
         self._position = 0
 
     async def _until(self, mark: bytes, limit: int) -> bytes:

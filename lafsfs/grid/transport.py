@@ -106,6 +106,10 @@ class PinnedTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the idle connections; those in use are closed as their exchanges end."""
         self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        """When one connection went bad, the others kept from the same time are not to be trusted either."""
         while self._idle:
             self._idle.pop().channel.close()
 
@@ -128,6 +132,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             )
             raise kind(_reason(error), request=request) from error
         if answer is None:
+            self._drop_idle()
             raise _TIMEOUTS[watch.phase]("no answer in time", request=request)
         return httpx.Response(
             answer.status, headers=answer.headers, stream=_Body(answer.body), extensions={"body": answer.body}
@@ -194,6 +199,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             answer = await reader.read(request.method)
             reusable = sent and answer.reusable and not self._closed
         except OSError as error:
+            self._drop_idle()
             if connection.used and not reader.started:
                 raise _ClosedEarlyError from error
             raise
