@@ -79,28 +79,18 @@ def test_starters_at_the_same_time_start_one_server(paths: Paths) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(paths: Paths) -> None:
-    local_grid.ensure_running(paths)
+    before = local_grid.ensure_running(paths)
     local_grid.stop(paths)
     settings = paths.data / "server" / "server.toml"
     good = settings.read_text()
-    settings.write_text(good.replace("port = ", "port = 1 #"))
-    if os.geteuid() == 0:
-        settings.write_text(good.replace("127.0.0.1", "203.0.113.1"))
+    settings.write_text(good.replace("127.0.0.1", "203.0.113.1"))  # an address of nobody's
     with pytest.raises(ServerUnreachableError) as caught:
         local_grid.ensure_running(paths)
     assert "cannot listen" in str(caught.value)
     assert local_grid.status(paths).pid is None
-    settings.write_text(good)
-    local_grid.ensure_running(paths)
-
-
-def test_a_changed_port_is_noticed(paths: Paths) -> None:
-    before = local_grid.ensure_running(paths)
-    local_grid.stop(paths)
-    settings = paths.data / "server" / "server.toml"
     port = before.nurls[0].port
-    settings.write_text(settings.read_text().replace(f"port = {port}", f"port = {port + 1}"))
-    assert local_grid.describe(paths).nurls[0].port == port + 1
+    settings.write_text(good.replace(f"port = {port}", f"port = {port + 1}"))
+    assert local_grid.describe(paths).nurls[0].port == port + 1  # what was remembered is not believed
 
 
 def test_a_configured_grid_is_used_instead(paths: Paths) -> None:
