@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.grids import many_servers
 from tests.support.mounts import LafsfsHome, clean_leftovers, lafsfs_home
+from tests.support.storage import StorageServer
 
 
 def pytest_sessionstart() -> None:
@@ -19,3 +21,20 @@ def home() -> Iterator[LafsfsHome]:
     """A LAFSFS_HOME of its own; whatever is mounted or runs in it ends with the test."""
     with lafsfs_home() as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def _ten_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[StorageServer]]:
+    with many_servers(tmp_path_factory.mktemp("grid"), 10) as servers:
+        yield servers
+
+
+@pytest.fixture
+def ten(_ten_servers: list[StorageServer]) -> Iterator[list[StorageServer]]:
+    """Ten running storage servers that tests share. Those that a test stops or pauses run again after it."""
+    yield _ten_servers
+    for server in _ten_servers:
+        if server.process is None:
+            server.start()
+        else:
+            server.resume()

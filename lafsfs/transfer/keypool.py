@@ -52,7 +52,9 @@ class KeyPool:
         # Only now, so that `fill` finds the gap.
         self._taken.set()
         self._taken = trio.Event()
-        return key or await trio.to_thread.run_sync(rsa.SigningKey.generate)
+        if key is not None:
+            return key
+        return await trio.to_thread.run_sync(rsa.SigningKey.generate)
 
     async def fill(self) -> None:
         """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there."""

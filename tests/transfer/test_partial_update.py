@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lafsfs.formats import mutable_share, rsa
@@ -28,6 +28,7 @@ def header_of(size: int) -> MdmfHeader:
     return header
 
 
+@settings(deadline=None, max_examples=60)
 @given(old=SIZES, offset=SIZES, length=st.integers(0, 2 * SEGMENT), new=st.none() | SIZES)
 def test_touched_segments_are_those_that_differ(old: int, offset: int, length: int, new: int | None) -> None:
     """Against a model with 1 for written bytes and 2 for zeros in a gap, both unlike the old 0."""
