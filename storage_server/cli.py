@@ -17,7 +17,7 @@ import click
 from lafsfs.errors import LafsError, UsageError
 from lafsfs.formats import base32
 from storage_server import identity as identities
-from storage_server import serving
+from storage_server import sockets
 from storage_server.identity import Identity
 from storage_server.settings import Settings
 
@@ -58,7 +58,7 @@ def create(
 ) -> None:
     """Make a new server in DIR: its keys, its secret and its settings."""
     host, port = _host_and_port(listen)
-    port = serving.usable_port(host, port)
+    port = sockets.usable_port(host, port)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identities.create(directory)
     if advertise is None:
@@ -77,6 +77,8 @@ def create(
 @click.option("--expire", is_flag=True, help="Delete shares whose leases have all expired.")
 def run(directory: Path, ready_fd: int | None, read_only: bool, expire: bool) -> None:
     """Serve DIR until SIGTERM or Ctrl-C."""
+    from storage_server import serving  # slow to load, and only needed here
+
     settings = Settings.load(directory)
     settings = replace(settings, read_only=settings.read_only or read_only, expire=settings.expire or expire)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)

@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import fcntl
 import os
-import random
 import signal
 import socket
 import ssl
@@ -24,15 +23,13 @@ from storage_server.expiry import expire_for_ever
 from storage_server.identity import Identity
 from storage_server.protocol import StorageProtocol
 from storage_server.settings import Settings
+from storage_server.sockets import listen
 from storage_server.store import Store
 
 _KEEP_ALIVE_SECONDS: Final = 3600
 _GRACE_SECONDS: Final = 5
-_BACKLOG: Final = 1024
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_OWN_PORTS: Final = range(16384, 32768)
-_PORT_TRIALS: Final = 50
 _APPLICATION: Final = b"lafs-storage/0.1"
 
 
@@ -60,40 +57,6 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.load_cert_chain(identity.tls_file)
     return context
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. ConfigError if the address cannot be used."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-        except OSError:
-            sock.close()
-            raise
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    return sock
-
-
-def usable_port(host: str, port: int) -> int:
-    """`port`, or for 0 a free one to remember. ConfigError if the address cannot be used.
-
-    The choice is below the ports that systems hand out to outgoing connections, so that it is still free
-    when the server starts.
-    """
-    candidates = random.SystemRandom().sample(_OWN_PORTS, _PORT_TRIALS) if port == 0 else []
-    for candidate in candidates:
-        with suppress(ConfigError), listen(host, candidate):
-            return candidate
-    with listen(host, port) as sock:
-        chosen: int = sock.getsockname()[1]
-        return chosen
 
 
 def keep_freed_memory() -> None:
