@@ -242,8 +242,8 @@ Cap = FileCap | DirCap | UnknownCap
 def parse(text: str | bytes, *, deep_immutable: bool = False) -> Cap:
     """The cap that `text` is. Never raises.
 
-    What is malformed, of no known kind, or forbidden by a prefix `ro.` or `imm.` (or by `deep_immutable`, a place
-    for deeply immutable caps only) is an UnknownCap.
+    What is malformed, of no known kind, or forbidden by a prefix `ro.` or `imm.` (or by
+    `deep_immutable`: a place where only deeply immutable caps may be) is an UnknownCap.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
     body, read_only, immutable = raw, False, deep_immutable

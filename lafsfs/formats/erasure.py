@@ -1,8 +1,8 @@
 """Erasure coding, k of n, byte for byte as zfec does it (formats.md section 4.2).
 
-Intel ISA-L does the work when `libisal.so.2` is there, fed with zfec's generator matrix; zfec does it otherwise,
-or when the environment says LAFSFS_ERASURE=zfec. Both use the field GF(256) with polynomial 0x11d and release
-the GIL; callers with more than a few KiB run these functions in a thread.
+Intel ISA-L does the work when `libisal.so.2` is there, fed with zfec's generator matrix; zfec does it
+otherwise, or when the environment says LAFSFS_ERASURE=zfec. Both use the field GF(256) with polynomial 0x11d
+and release the GIL; callers with more than a few KiB run these functions in a thread.
 """
 
 from __future__ import annotations

@@ -68,9 +68,8 @@ class LeaseSecrets:
     __slots__ = ("_cancel", "_renew")
 
     def __init__(self, lease_secret: bytes) -> None:
-        # The secret is the tag and the constant is the value; not the other way round.
-        self._renew = tagged(lease_secret, b"allmydata_client_renewal_secret_v1")
-        self._cancel = tagged(lease_secret, b"allmydata_client_cancel_secret_v1")
+        self._renew = client_renewal_secret(lease_secret)
+        self._cancel = client_cancel_secret(lease_secret)
 
     def renew(self, storage_index: bytes, seed20: bytes) -> bytes:
         """The renewal secret for a storage index on the server with that TubID."""
@@ -79,6 +78,16 @@ class LeaseSecrets:
     def cancel(self, storage_index: bytes, seed20: bytes) -> bytes:
         """The cancel secret for a storage index on the server with that TubID."""
         return bucket_cancel_secret(file_cancel_secret(self._cancel, storage_index), seed20)
+
+
+def client_renewal_secret(lease_secret: bytes) -> bytes:
+    """First link of the renewal chain. The secret is the tag and the constant the value, not the reverse."""
+    return tagged(lease_secret, b"allmydata_client_renewal_secret_v1")
+
+
+def client_cancel_secret(lease_secret: bytes) -> bytes:
+    """First link of the cancel chain, built like `client_renewal_secret`."""
+    return tagged(lease_secret, b"allmydata_client_cancel_secret_v1")
 
 
 def file_renewal_secret(client_secret: bytes, storage_index: bytes) -> bytes:
