@@ -94,7 +94,6 @@ class Application:
             await exchange.cbor(200, messages.encode_version(self._store.version()))
 
     async def _lease(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
-        await exchange.empty_body()
         await self._store.add_lease(target.storage_index, _lease_secrets(secrets))
         await exchange.answer(204)
 
@@ -149,7 +148,6 @@ class Application:
         await exchange.cbor(status, messages.encode_required(Required(upload.missing())))
 
     async def _abort(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
-        await exchange.empty_body()
         self._store.abort(target.storage_index, target.shnum, secrets[SecretKind.UPLOAD])
         await exchange.answer(200)
 
@@ -195,7 +193,7 @@ async def _answers_cbor(exchange: Exchange) -> bool:
 async def _sends_cbor(exchange: Exchange) -> bool:
     """Whether the body is CBOR; if not, the client has got its 415."""
     content_type = exchange.header(b"content-type")
-    if content_type is None or content_type.partition(";")[0].strip().lower() == headers.CBOR:
+    if not content_type or content_type.partition(";")[0].strip().lower() == headers.CBOR:
         return True
     await exchange.answer(415, b"bodies are application/cbor")
     return False
@@ -215,7 +213,7 @@ async def _send_share(exchange: Exchange, share: ShareReader) -> None:
         status = 206 if size else 204
         if size:
             extra = [(b"content-range", headers.content_range(offset, offset + size).encode())]
-    first = share.read(offset, min(_PIECE, size)) if exchange.method != "HEAD" else b""
+    first = share.read(offset, min(_PIECE, size)) if size and exchange.method != "HEAD" else b""
     await exchange.octets(status, extra, size)
     if exchange.method == "HEAD":
         size = len(first)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from lafsfs.gbs.headers import CBOR, OCTET_STREAM
-from storage_server.errors import BadRequestError, TooLargeError
+from storage_server.errors import TooLargeError
 
 _BODY_TIMEOUT: Final = 120.0
 """Seconds to wait for the next piece of a body."""
@@ -79,12 +79,6 @@ class Exchange:
                 raise TooLargeError("the body is too large")
             pieces.append(chunk)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    async def empty_body(self) -> None:
-        """Insist on a request without a body. BadRequestError otherwise."""
-        if self.content_length() or self.header(b"transfer-encoding") is not None:
-            async for _ in self.chunks():
-                raise BadRequestError("no body is expected here")
 
     # --- the answer --------------------------------------------------------------------------------
 

@@ -78,8 +78,8 @@ def _decode_secret(kind: SecretKind, encoded: str) -> bytes:
 
 # --- ranges --------------------------------------------------------------------------------------
 
-# Offsets are bounded so that nobody makes us parse, or allocate, numbers of any length.
-_RANGE: Final = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})")
+# Numbers are bounded: nobody makes us parse digits without end. White space and case are as free as in Tahoe.
+_RANGE: Final = re.compile(r"bytes\s*=\s*([0-9]{1,40})\s*-\s*([0-9]{1,40})", re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
@@ -119,6 +119,7 @@ def parse_content_range(value: str) -> ContentRange:
     if match is None:
         raise FormatError("not a Content-Range: bytes <first>-<last>/<total or *>")
     begin, last = int(match[1]), int(match[2])
-    if last < begin:
-        raise FormatError("the content range ends before it begins")
-    return ContentRange(begin, last + 1, None if match[3] == "*" else int(match[3]))
+    total = None if match[3] == "*" else int(match[3])
+    if last < begin or (total is not None and begin >= total):
+        raise FormatError("the content range is empty, or begins behind its end")
+    return ContentRange(begin, last + 1, total)

@@ -145,15 +145,31 @@ def test_ranges(offset: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "bytes=5-", "bytes=-5", "bytes=0-1,4-5", "bytes=9-3", "lines=1-2", "bytes=a-b", "bytes 0-1"]
+    "value",
+    [
+        "",
+        "bytes=",
+        "bytes=5-",
+        "bytes=-5",
+        "bytes=0-1,4-5",
+        "bytes=9-3",
+        "lines=1-2",
+        "bytes=a-b",
+        "bytes 0-1",
+    ],
 )
 def test_bad_ranges(value: str) -> None:
     with pytest.raises(FormatError):
         headers.parse_range(value)
 
 
+@pytest.mark.parametrize("value", ["bytes = 0-5", "Bytes=0-5", "bytes= 0 - 5 "])
+def test_ranges_as_loosely_written_as_tahoe_takes_them(value: str) -> None:
+    assert headers.parse_range(value) == (0, 6)
+
+
 @pytest.mark.parametrize(
-    "value", ["", "bytes */67", "bytes 5-/67", "bytes 9-3/67", "bytes=0-1/67", "lines 0-1/67"]
+    "value", ["", "bytes */67", "bytes 9-9/9", "bytes 5-/67", "bytes 9-3/67", "bytes=0-1/67", "lines 0-1/67"]
 )
 def test_bad_content_ranges(value: str) -> None:
     with pytest.raises(FormatError):

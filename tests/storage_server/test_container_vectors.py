@@ -70,7 +70,9 @@ def _secrets_of(vector: Any) -> list[LeaseSecrets | None]:
         pairs.append(vector["first_lease"])
     elif "lease_secrets" not in vector:
         pairs.append(None)
-    pairs += [*vector.get("lease_secrets", []), *vector["leases_added"]]
+    if "lease_secrets" in vector:
+        pairs += vector["lease_secrets"]
+    pairs += vector["leases_added"]
     return [
         pair and LeaseSecrets(bytes.fromhex(pair["renew_hex"]), bytes.fromhex(pair["cancel_hex"]))
         for pair in pairs

@@ -51,7 +51,8 @@ def _send(client: GbsClient, server: StorageServer, request: Any) -> Answer:
         body = bytes.fromhex(request["body_hex"])
     if "content_type" in request:
         lines.append(("Content-Type", request["content_type"]))
-    lines += [(name, value) for name, value in request.get("headers", vectors.Tracked([])).plain()]
+    if "headers" in request:
+        lines += [(name, value) for name, value in request["headers"].plain()]
     return client.exchange(request["method"], request["path"], lines, body)
 
 
@@ -66,11 +67,14 @@ def _check(answer: Answer, step: Any, expected_cbor: Any) -> None:
     response = step["response"]
     if "content_type" in response:
         assert answer.headers["content-type"] == response["content_type"]
-    assert answer.headers.get("content-range") == response.get("content_range")
+    if "content_range" in response:
+        assert answer.headers["content-range"] == response["content_range"]
+    else:
+        assert "content-range" not in answer.headers
     if "body_hex" in response:
         assert answer.body == bytes.fromhex(response["body_hex"])
     if expected_cbor is not None:
-        varies = step.get("varies", vectors.Tracked([])).plain()
+        varies = step["varies"].plain() if "varies" in step else []
         ours = cbor2.loads(answer.body)
         assert _leave_out(ours, varies) == _leave_out(expected_cbor, varies)
         assert _shape(ours) == _shape(expected_cbor)
@@ -111,7 +115,7 @@ def test_recorded_session(tmp_path: Path) -> None:
                 if "cbor" in response:
                     expected = _decoded(response["cbor"])
                     assert cbor2.loads(bytes.fromhex(response["raw_hex"])) == expected, where
-                if step.get("quirk"):
+                if "quirk" in step and step["quirk"]:  # noqa: RUF019 -- it must be looked at
                     status, expected = _our_choice(step)
                 assert answer.status == status, where
                 _check(answer, step, expected)

@@ -159,7 +159,7 @@ def _kill_repeatedly(server: StorageServer, seed: int, rounds: int) -> None:
 
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     with storage_servers(tmp_path) as [server]:
-        _kill_repeatedly(server, seed=1, rounds=5)
+        _kill_repeatedly(server, seed=1, rounds=4)
 
 
 @pytest.mark.slow
