@@ -59,6 +59,10 @@ class Layout:
             return []
         return sorted(int(name) for name in names if is_share_name(name))
 
+    def holds(self, storage_index: bytes, shnum: int) -> bool:
+        """Whether a complete share of this number, of whatever kind, is there."""
+        return os.path.lexists(self.share(storage_index, shnum))
+
     def remove_upload(self, storage_index: bytes, shnum: int) -> None:
         """Remove a share in progress and the directories that this leaves empty."""
         path = self.upload(storage_index, shnum)

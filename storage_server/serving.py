@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -71,6 +72,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
+def allow_many_connections() -> None:
+    """Raise the limit of open files to what the system permits."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class _Server(uvicorn.Server):
     """uvicorn with our signals and a call when it is ready."""
 
@@ -123,6 +131,7 @@ def run(directory: Path, settings: Settings, ready: Callable[[str, int], None]) 
     """
     identity = identities.load(directory)
     keep_freed_memory()
+    allow_many_connections()
     settings.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive(settings.storage_dir):
         sock = listen(settings.host, settings.port)

@@ -62,7 +62,7 @@ class Store:
         self.locks = SlotLocks()
         self.journal = Journal(self.layout)
         self._placer = Placer(self.layout)
-        self.uploads = Uploads(self.layout, self.journal, self._placer)
+        self.uploads = Uploads(self.layout, self.journal, self.locks, self._placer)
         self.slots = Slots(self.layout, self.journal, self.locks, nodeid, settings.read_only)
         self._sweeper: asyncio.Task[None] | None = None
 

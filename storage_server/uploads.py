@@ -12,10 +12,11 @@ from typing import Final
 
 from storage_server import immutable, leases
 from storage_server.changes import Create, Put
-from storage_server.errors import BadSecretError, DiskFullError, NoShareError
+from storage_server.errors import BadSecretError, ConflictError, DiskFullError, NoShareError
 from storage_server.journal import Journal
 from storage_server.layout import Layout
 from storage_server.leases import LeaseSecrets
+from storage_server.locks import SlotLocks
 from storage_server.placing import Placer
 from storage_server.upload import SMALL, ShareWriter, Upload
 
@@ -31,9 +32,15 @@ class Uploads:
     """Shares in progress by storage index and number."""
 
     def __init__(
-        self, layout: Layout, journal: Journal, placer: Placer, clock: Callable[[], float] = time.monotonic
+        self,
+        layout: Layout,
+        journal: Journal,
+        locks: SlotLocks,
+        placer: Placer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
+        self._locks = locks
         self._journal = journal
         self._placer = placer
         self._clock = clock
@@ -62,24 +69,27 @@ class Uploads:
             if present is not None:
                 if present.opens_with(upload_secret) and present.size == size and not present.closed:
                     allocated.add(shnum)
-            elif size <= space - self.reserved:
-                self._begin((storage_index, shnum), size, upload_secret, secrets)
+            elif size <= space - self.reserved and self._begin(
+                (storage_index, shnum), size, upload_secret, secrets
+            ):
                 allocated.add(shnum)
         return allocated
 
-    def _begin(self, key: tuple[bytes, int], size: int, upload_secret: bytes, secrets: LeaseSecrets) -> None:
+    def _begin(self, key: tuple[bytes, int], size: int, upload_secret: bytes, secrets: LeaseSecrets) -> bool:
         lease = leases.grant(secrets, leases.UPLOADER, time.time(), immutable.WRITTEN_VERSION)
         in_memory = size <= SMALL and self._in_memory + size <= _MEMORY_BUDGET
         path = None if in_memory else self._layout.upload(*key)
         try:
             upload = Upload(key, size, upload_secret, path, lease)
         except OSError as error:
+            _log.error("cannot begin a share: %s", error)
             self._layout.remove_upload(*key)
-            raise DiskFullError("cannot begin the share") from error
+            return False
         upload.touched = self._clock()
         self._uploads[key] = upload
         self.reserved += size
         self._in_memory += size if in_memory else 0
+        return True
 
     def _find(self, key: tuple[bytes, int], upload_secret: bytes) -> Upload:
         upload = self._uploads.get(key)
@@ -119,7 +129,8 @@ class Uploads:
             raise NoShareError("the upload has ended")
         upload.closed = True
         try:
-            await self._place(upload)
+            async with self._locks.hold(upload.key[0]):
+                await self._place(upload)
         except BaseException:
             upload.closed, upload.placing = False, None
             raise
@@ -132,6 +143,8 @@ class Uploads:
 
     async def _place(self, upload: Upload) -> None:
         storage_index, shnum = upload.key
+        if self._layout.holds(storage_index, shnum):
+            raise ConflictError("another share has taken this place")
         if upload.path is None:
             await self._journal.commit([Create(storage_index, shnum, [Put(0, upload.container())])])
             return

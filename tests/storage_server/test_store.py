@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lafsfs.gbs.messages import AllocateRequest, ReadTestWrite, TestWrite
-from storage_server.errors import NoShareError
+from storage_server.errors import ConflictError, NoShareError
 from storage_server.expiry import expire
 from storage_server.layout import Kind
 from storage_server.leases import DURATION, LeaseSecrets
@@ -67,7 +67,7 @@ async def _publish(store: Store, si: bytes, vectors: dict[int, TestWrite]) -> No
 def test_idle_uploads_are_dropped(tmp_path: Path, size: int) -> None:
     async def work(store: Store) -> None:
         now = 1000.0
-        store.uploads = Uploads(store.layout, store.journal, store._placer, lambda: now)
+        store.uploads = Uploads(store.layout, store.journal, store.locks, store._placer, lambda: now)
         await store.allocate(SI, AllocateRequest(frozenset({0}), size), b"s", SECRETS)
         now += INACTIVITY - 1
         with store.uploads.writing((SI, 0), b"s", 0, 10) as (_, writer):
@@ -114,6 +114,23 @@ def test_a_replay_does_not_touch_a_share_uploaded_later(tmp_path: Path) -> None:
 
     with_store(tmp_path, work, crash=True)
     with_store(tmp_path, check)
+
+
+@pytest.mark.parametrize("size", [100, SMALL + 1])
+def test_an_upload_does_not_replace_a_slot_that_came_first(tmp_path: Path, size: int) -> None:
+    async def work(store: Store) -> None:
+        await store.allocate(SI, AllocateRequest(frozenset({0}), size), b"s", SECRETS)
+        await _publish(store, SI, {0: TestWrite([], [(0, b"mutable")])})
+        with store.uploads.writing((SI, 0), b"s", 0, size) as (upload, writer):
+            writer.feed(bytes(size))
+        with pytest.raises(ConflictError):
+            await store.uploads.settle(upload)
+        share = store.open_mutable(SI, 0)
+        assert share.read(0, 7) == b"mutable"
+        share.close()
+        store.uploads.abort((SI, 0), b"s")
+
+    with_store(tmp_path, work)
 
 
 def test_small_shares_survive_a_crash_before_the_checkpoint(tmp_path: Path) -> None:
