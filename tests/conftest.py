@@ -17,10 +17,24 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.fixture
-def home() -> Iterator[LafsfsHome]:
+def fresh_home() -> Iterator[LafsfsHome]:
     """A LAFSFS_HOME of its own; whatever is mounted or runs in it ends with the test."""
-    with lafsfs_home() as fresh:
-        yield fresh
+    with lafsfs_home() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def _session_home() -> Iterator[LafsfsHome]:
+    with lafsfs_home() as made:
+        yield made
+
+
+@pytest.fixture
+def home(_session_home: LafsfsHome) -> Iterator[LafsfsHome]:
+    """A LAFSFS_HOME as good as new; its bundled server may run already, for starting one takes long."""
+    _session_home.reset()
+    yield _session_home
+    _session_home.reset()
 
 
 @pytest.fixture(scope="session")

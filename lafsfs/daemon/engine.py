@@ -51,7 +51,7 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """Connects nothing yet; starts the bundled server if there is no other grid. ConfigError."""
     profile, secrets = await trio.to_thread.run_sync(load_grid, paths, source)
-    cache = SegmentCache(make_private_directory(paths.cache / "segments"), cache_bytes)
+    cache = SegmentCache(make_private_directory(paths.create().cache / "segments"), cache_bytes)
     async with Grid(profile, secrets) as grid:
         try:
             yield Engine(paths, grid, cache)

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 # After SIGTERM or a plain unmount, so long is published what is pending. systemd kills after 90 s.
 GRACE = 20.0
+_SETTLED = 10.0
 _INTERRUPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # Called once: with notes for the user when the tree is usable.
@@ -139,7 +140,7 @@ async def _serve_kernel(
             await nursery.start(serve_kernel)
             nursery.start_soon(obey_signals, signals)
             if keypool is not None:
-                nursery.start_soon(keypool.fill)
+                nursery.start_soon(_fill_when_settled, keypool)
             _log.info("ready")
             mount.announce(notes)
             await ending.wait()
@@ -151,6 +152,12 @@ async def _serve_kernel(
                 await service.wind_down(GRACE)
             nursery.cancel_scope.cancel()
     return service.complete
+
+
+async def _fill_when_settled(keypool: KeyPool) -> None:
+    """Stocks up on keys, once the first rush after mounting is over: they cost a core for seconds."""
+    await trio.sleep(_SETTLED)
+    await keypool.fill()
 
 
 def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:

@@ -31,7 +31,8 @@ FOREIGN = "URI:DIR2:mnxs4lqzbbcwhnqwp6jyy2hl2i:3pmhlxm5ivd2n3ctfxgvlbhktklwbvmu5
         ("-", 2, "standard input"),
     ],
 )
-def test_what_cannot_be_mounted(home: LafsfsHome, what: str, exit_code: int, message: str) -> None:
+def test_what_cannot_be_mounted(fresh_home: LafsfsHome, what: str, exit_code: int, message: str) -> None:
+    home = fresh_home
     done = home.lafsfs("mount", what, str(home.mountpoint()), exit_code=exit_code)
     assert message in done.stderr
     assert "mnxs4lqz" not in done.stderr

@@ -136,9 +136,14 @@ class LafsfsHome:
         """A new directory; its write cap."""
         return self.lafsfs("create", "--show-cap", alias).stdout.strip()
 
-    def clean(self) -> None:
-        """Unmounts everything and ends every process of this home."""
-        _clean(self.directory)
+    def reset(self) -> None:
+        """As if new, but for the bundled server, which goes on if it runs, and keeps its data."""
+        _clean(self.directory, spare=b"storage_server")
+        for path in self.directory.iterdir():
+            if path.name not in ("home", "run"):
+                _remove(path)
+        for name in ("config", "state", "cache"):
+            _remove(self.path / name)
 
 
 @contextlib.contextmanager
@@ -180,15 +185,32 @@ def mounts_below(directory: Path) -> list[str]:
     return sorted((place for place in places if place.startswith(f"{directory}/")), key=len, reverse=True)
 
 
-def _clean(directory: Path) -> None:
+def _clean(directory: Path, spare: bytes = b"") -> None:
+    """Unmounts all below `directory` and ends its processes, but those with `spare` in their command line."""
+
+    def processes() -> list[int]:
+        return [pid for pid in processes_of(directory) if not spare or spare not in _command_line(pid)]
+
     for place in mounts_below(directory):
         subprocess.run(["fusermount3", "-u", "-z", place], capture_output=True, timeout=30, check=False)
-    for pid in processes_of(directory):
+    for pid in processes():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: not any(_alive(pid) for pid in processes_of(directory)), what="the end of all processes"
-    )
+    wait_until(lambda: not any(_alive(pid) for pid in processes()), what="the end of all processes")
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:
