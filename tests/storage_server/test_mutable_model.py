@@ -33,7 +33,7 @@ def _model_step(model: bytearray, step_writes: list[tuple[int, bytes]], length: 
         del model[length:]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(steps)
 def test_against_a_bytearray(all_steps: list[tuple[list[tuple[int, bytes]], int | None, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
