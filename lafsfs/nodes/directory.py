@@ -30,6 +30,13 @@ class Snapshot:
     packed: Packed = field(repr=False)
     pinned: Pinned | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def settled(self) -> bool:
+        """Whether no other version competes with this one. If not, publish again even without changes
+        of one's own when an earlier publish ended in an UncoordinatedWriteError.
+        """
+        return self.pinned is None or self.pinned.settled
+
 
 class Directory:
     """A directory of any kind. One publish at a time; reading is always allowed."""

@@ -69,6 +69,17 @@ class Pinned:
     def version(self) -> Version:
         return Version.of(self.header)
 
+    @property
+    def settled(self) -> bool:
+        """Whether all n shares are of this version and no server shows another one.
+
+        After an UncoordinatedWriteError of ours, a version that is not settled may still lose against
+        another: what is in it is only safe once it was published again (formats.md 6.5, *modify*).
+        """
+        shares = self.servermap.shares.values()
+        numbers = {share.shnum for share in shares}
+        return len(numbers) == self.header.n and all(share.header == self.header for share in shares)
+
 
 class MutableSlot:
     """One mutable file on the grid. Not for two writers at once: the caller takes turns."""

@@ -47,7 +47,8 @@ async def renew(grid: Grid, storage_indexes: Iterable[bytes]) -> RenewResult:
                 silent[storage_index] += 1
                 continue
             try:
-                holders[storage_index] += await server.add_lease(storage_index)
+                has_shares = await server.add_lease(storage_index)
+                holders[storage_index] += has_shares
                 in_a_row = 0
             except ServerError:
                 silent[storage_index] += 1

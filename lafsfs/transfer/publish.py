@@ -9,20 +9,28 @@ touched anything else, so they do not tear a version apart between them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
-from lafsfs.errors import NotEnoughServersError, ServerError, ServerRefusedError, UncoordinatedWriteError
-from lafsfs.formats import mutable_share
+from lafsfs.errors import (
+    NotEnoughServersError,
+    RollbackError,
+    ServerError,
+    ServerRefusedError,
+    ServerTimeoutError,
+    UncoordinatedWriteError,
+)
 from lafsfs.formats.mutable import Header
+from lafsfs.formats.mutable_share import checkstring_at
 from lafsfs.gbs.messages import TestWrite
 from lafsfs.grid.server import StorageServer
 from lafsfs.grid.servers import Grid
 from lafsfs.transfer.encoding import Write
 from lafsfs.transfer.servermap import ServerMap
-from lafsfs.transfer.survey import Target
+from lafsfs.transfer.survey import Target, heads_of
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +38,11 @@ _CHECKED = 57  # bytes read back of each share: the longer one of the two checks
 _MAX_REQUEST = 32 << 20
 _LARGE = 2 << 20
 _LARGE_AT_ONCE = 2
+_PAUSE = 0.03  # before a request is repeated
+_ARBITER_PATIENCE = 8.0
+_STRAGGLERS = 6.0  # when most servers are done, how much longer the others may take
+_ABSENT = 1.0  # how long servers that were not there may take to catch up, when all others are done
+_SLOW = 100_000  # bytes per second that every usable server takes
 
 WritesOf = Callable[[int], Sequence[Write]]
 
@@ -66,9 +79,14 @@ class Publisher:
         self._after = servermap.copy()
         self._header = header
         self._writes_of = writes_of
+        self._seen = {share.checkstring for share in servermap.shares.values()}
+        base = servermap.best()
+        self._base_seqnum = base.seqnum if base is not None else 0
+        self._share_size = share_size
         self._per_request = max(1, _MAX_REQUEST // max(1, share_size))
         self._partial = partial
         self._outcome = _Outcome()
+        self._behind: dict[str, set[int]] = {}
         self._alive = [
             s for s in grid.for_upload(target.storage_index) if s.server_id not in servermap.failed
         ]
@@ -80,21 +98,24 @@ class Publisher:
     async def run(self) -> ServerMap:
         """Write everything; the map afterwards.
 
-        UncoordinatedWriteError: a server holds something that the map did not say (others may have been
+        UncoordinatedWriteError: a server holds a version that the map did not show (others may have been
         written). NotEnoughServersError: fewer than k different shares could be placed.
         """
         goal = self._known_places()
         if not self._partial:
             self._find_homes(goal)
-        arbiter = next((s for s in self._arbiters() if s.server_id in goal), None)
+        arbiter = self._arbiter(goal)
         while arbiter is not None and not self._outcome.placed and not self._outcome.collision:
-            await self._write_server(arbiter, goal.pop(arbiter.server_id))
-            arbiter = next((s for s in self._arbiters() if s.server_id in goal), None)
-        while goal and not self._outcome.collision:
-            async with trio.open_nursery() as nursery:
-                for server_id, shnums in goal.items():
-                    nursery.start_soon(self._write_server, self._servers[server_id], shnums)
-            goal = {}
+            # Where there are others, one that stalls is not waited for as long as it may take.
+            wait = _ARBITER_PATIENCE + self._share_size / _SLOW if len(self._alive) > 1 else math.inf
+            await self._write_round({arbiter.server_id: goal.pop(arbiter.server_id)}, wait)
+            arbiter = self._arbiter(goal)
+        if self._outcome.placed:
+            goal |= self._behind
+        absent = [] if self._partial else list(self._before.failed.values())
+        while (goal or absent) and not self._outcome.collision:
+            await self._write_round(goal, math.inf, absent)
+            goal, absent = {}, []
             if not self._partial:
                 self._find_homes(goal)
         return self._result()
@@ -102,6 +123,8 @@ class Publisher:
     def _result(self) -> ServerMap:
         if self._outcome.collision:
             raise UncoordinatedWriteError("somebody else wrote the file at the same time")
+        if self._behind and not self._outcome.placed:
+            raise RollbackError("the servers hold an older version than the one that was read from them")
         k = self._header.k
         if len(self._outcome.placed) < k:
             raise NotEnoughServersError(
@@ -111,10 +134,10 @@ class Publisher:
 
     # --- where shares go -----------------------------------------------------------------------------
 
-    def _arbiters(self) -> list[StorageServer]:
-        """Candidates for the first write, in an order that all writers agree on."""
-        order = [s for s in self._grid.permuted(self._target.storage_index) if s.server_id in self._servers]
-        return [s for s in order if s.server_id not in self._outcome.refused]
+    def _arbiter(self, goal: Mapping[str, set[int]]) -> StorageServer | None:
+        """Who is written first: the same server for all writers, as long as it is there."""
+        order = self._grid.permuted(self._target.storage_index)
+        return next((server for server in order if server.server_id in goal), None)
 
     def _known_places(self) -> dict[str, set[int]]:
         """Every share that exists, corrupt ones included, is replaced where it is."""
@@ -141,64 +164,149 @@ class Publisher:
 
     # --- one server ----------------------------------------------------------------------------------
 
+    async def _write_round(
+        self, goal: Mapping[str, set[int]], wait: float, absent: Sequence[StorageServer] = ()
+    ) -> None:
+        """Write to several servers at once, `wait` seconds at most. When half are done the others have
+        to hurry.
+        """
+        started = trio.current_time()
+        unfinished = set(goal)
+
+        async def write(server_id: str) -> None:
+            await self._write_server(self._servers[server_id], goal[server_id])
+            unfinished.discard(server_id)
+            took = trio.current_time() - started
+            if not unfinished:
+                hurry(_ABSENT + took)
+            elif len(unfinished) <= len(goal) // 2:
+                hurry(_STRAGGLERS + 4 * took)
+
+        def hurry(seconds: float) -> None:
+            scope = nursery.cancel_scope
+            scope.deadline = min(scope.deadline, trio.current_time() + seconds)
+
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = started + (wait if goal else _ABSENT)
+            for server_id in goal:
+                nursery.start_soon(write, server_id)
+            for server in absent:
+                nursery.start_soon(self._catch_up, server)
+        for server_id in unfinished:
+            server = self._servers[server_id]
+            self._drop(server, ServerTimeoutError(f"{server.name} did not answer in time"))
+
     async def _write_server(self, server: StorageServer, shnums: set[int]) -> None:
         ordered = sorted(shnums)
         for at in range(0, len(ordered), self._per_request):
+            some = ordered[at : at + self._per_request]
+            expected = {shnum: self._expected(server.server_id, shnum) for shnum in some}
             async with self._limit:
-                if not await self._write_some(server, ordered[at : at + self._per_request]):
+                if not await self._write_some(server, expected):
                     return
 
-    async def _write_some(self, server: StorageServer, shnums: Sequence[int]) -> bool:
-        """One request, repeated once when its answer was lost; whether to go on with this server."""
-        vectors = {shnum: self._vector(server.server_id, shnum) for shnum in shnums}
-        for last_try in (False, True):
+    async def _catch_up(self, server: StorageServer) -> None:
+        """A server that did not answer before: if it does now, its old shares become new ones."""
+        if server.health.quarantined:
+            return
+        try:
+            heads = await heads_of(server, self._target, _CHECKED, ())
+        except ServerError:
+            return
+        if self._has_rival(server, heads):
+            self._outcome.collision = True
+            return
+        old = {n: checkstring_at(head) for n, head in heads.items() if head and n < self._header.n}
+        if old:
+            self._servers[server.server_id] = server
+            async with self._limit:
+                await self._write_some(server, old)
+
+    async def _write_some(self, server: StorageServer, expected: Mapping[int, bytes]) -> bool:
+        """One request, repeated when its answer was lost; whether to go on with this server.
+
+        `expected` are the checkstrings to test for, empty for a share that is not there.
+        """
+        for last_try in (False, False, True):
             try:
-                success, data = await self._request(server, vectors)
-                break
+                success, heads = await self._request(server, expected)
             except ServerError as error:
+                hopeless = isinstance(error, ServerTimeoutError) or server.health.quarantined
                 refused = isinstance(error, ServerRefusedError) and error.status < 500
-                if last_try or refused or server.health.quarantined:
+                if last_try or hopeless or refused:
                     self._drop(server, error)
                     return False
-        heads = {shnum: values[0] for shnum, values in data.items()}
-        ours = self._header.checkstring
-        mine = {shnum: heads.get(shnum, b"")[: len(ours)] == ours for shnum in shnums}
-        # After a lost answer the tests of the repetition fail because the first request was carried out.
-        if not success and not all(mine.values()):
-            self._outcome.collision = True
-            return False
-        if self._surprises(server, heads, set(shnums)):
-            self._outcome.collision = True
-            return False
+                await trio.sleep(_PAUSE)
+                continue
+            if self._has_rival(server, heads):
+                self._outcome.collision = True
+                return False
+            # After a lost answer the tests of the repetition fail because the first request was carried out.
+            if success or all(self._is_ours(heads.get(shnum, b"")) for shnum in expected):
+                self._record(server, expected)
+                return await self._replace_leftovers(server, heads, expected)
+            # It holds something older than what we saw. That is replaced, but only next to servers that do
+            # hold what we saw: when all of them are behind, nothing is written.
+            if not self._outcome.placed:
+                self._behind[server.server_id] = set(expected)
+                return False
+            expected = {shnum: checkstring_at(heads.get(shnum, b"")) for shnum in expected}
+        self._drop(server, ServerError("it says one thing when reading and another when writing"))
+        return False
+
+    async def _replace_leftovers(
+        self, server: StorageServer, heads: Mapping[int, bytes], written: Mapping[int, bytes]
+    ) -> bool:
+        """Old shares that we had not seen get the new version too."""
+        known = {shnum for server_id, shnum in self._before.shares if server_id == server.server_id}
+        left = {
+            shnum: checkstring_at(head)
+            for shnum, head in heads.items()
+            if head and shnum not in known and shnum not in written and not self._is_ours(head)
+        }
+        if self._partial or not left or max(left) >= self._header.n:
+            return True
+        return await self._write_some(server, left)
+
+    def _record(self, server: StorageServer, shnums: Iterable[int]) -> None:
         for shnum in shnums:
             self._after.record_written(server, shnum, self._header)
             self._outcome.placed.setdefault(shnum, set()).add(server.server_id)
         self._after.answered[server.server_id] = server
-        return True
+        self._after.failed.pop(server.server_id, None)
 
     async def _request(
-        self, server: StorageServer, vectors: Mapping[int, TestWrite]
-    ) -> tuple[bool, dict[int, list[bytes]]]:
-        return await server.read_test_write(
+        self, server: StorageServer, expected: Mapping[int, bytes]
+    ) -> tuple[bool, dict[int, bytes]]:
+        """Success, and what all shares of the server began with before."""
+        vectors = {
+            shnum: TestWrite(tests=[(0, len(was) or 1, was)], writes=self._writes_of(shnum), new_length=None)
+            for shnum, was in expected.items()
+        }
+        success, data = await server.read_test_write(
             self._target.storage_index, self._target.enabler(), vectors, [(0, _CHECKED)]
         )
+        return success, {shnum: values[0] for shnum, values in data.items()}
 
-    def _vector(self, server_id: str, shnum: int) -> TestWrite:
+    def _expected(self, server_id: str, shnum: int) -> bytes:
         share = self._before.shares.get((server_id, shnum))
-        if share is None:
-            test = (0, 1, b"")
-        else:
-            test = (0, len(share.checkstring), share.checkstring)
-        return TestWrite(tests=[test], writes=self._writes_of(shnum), new_length=None)
+        return b"" if share is None else share.checkstring
 
-    def _surprises(self, server: StorageServer, heads: Mapping[int, bytes], written: set[int]) -> bool:
-        """Whether the server holds a share that we neither knew nor wrote and that is not of our version."""
+    def _is_ours(self, head: bytes) -> bool:
+        return checkstring_at(head) == self._header.checkstring
+
+    def _has_rival(self, server: StorageServer, heads: Mapping[int, bytes]) -> bool:
+        """Whether a server holds a version that may be what somebody else is writing right now.
+
+        That is one newer than the base where we did not see it, even if we saw it elsewhere, and one as
+        old as the base that we saw nowhere.
+        """
         for shnum, head in heads.items():
-            if shnum in written or not head:
+            now = checkstring_at(head)
+            if not head or self._is_ours(head) or now == self._expected(server.server_id, shnum):
                 continue
-            known = self._before.shares.get((server.server_id, shnum))
-            now = mutable_share.checkstring_at(head)
-            if now != self._header.checkstring and (known is None or known.checkstring != now):
+            seqnum = int.from_bytes(now[1:9], "big")
+            if seqnum > self._base_seqnum or (seqnum == self._base_seqnum and now not in self._seen):
                 return True
         return False
 

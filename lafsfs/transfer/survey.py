@@ -15,7 +15,7 @@ from enum import Enum
 
 import trio
 
-from lafsfs.errors import ServerError, ServerRefusedError
+from lafsfs.errors import ServerError, ServerRefusedError, ServerTimeoutError
 from lafsfs.formats import caps, keys
 from lafsfs.formats.mutable import Header
 from lafsfs.grid.server import StorageServer
@@ -99,7 +99,7 @@ async def heads_of(
                 return {shnum: values[0] for shnum, values in data.items()}
         return await _list_and_read(server, target.storage_index, size, likely)
     assert scope.cancelled_caught
-    raise ServerError(f"{server.name} did not answer in time")
+    raise ServerTimeoutError(f"{server.name} did not answer in time")
 
 
 async def _list_and_read(
@@ -203,7 +203,7 @@ class _Survey:
     async def _ask(self, server: StorageServer, likely: list[int]) -> None:
         corrupt: list[Share] = []
         try:
-            heads = await heads_of(server, self._target, self._head, likely)
+            heads = await self._ask_twice(server, likely)
         except ServerError:
             self._map.record_failure(server)
         else:
@@ -217,6 +217,15 @@ class _Survey:
                 await server.advise_corrupt(
                     "mutable", self._target.storage_index, share.shnum, "header or signature is wrong"
                 )
+
+    async def _ask_twice(self, server: StorageServer, likely: list[int]) -> dict[int, bytes]:
+        """One failure is forgiven: a share that is not seen is not kept up to date."""
+        try:
+            return await heads_of(server, self._target, self._head, likely)
+        except ServerError as error:
+            if isinstance(error, ServerTimeoutError) or server.health.quarantined:
+                raise
+        return await heads_of(server, self._target, self._head, likely)
 
     async def _verify_unknown(self) -> None:
         """Fetch the signature of versions of which only the header was read."""

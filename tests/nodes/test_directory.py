@@ -58,6 +58,7 @@ async def test_a_directory_is_created_changed_and_read(
         assert snapshot.version.seqnum == 1
         snapshot = await directory.publish(snapshot, with_entry(directory, snapshot, "b"))
         assert snapshot.version.seqnum == 2
+        assert snapshot.settled
         for cap in (directory.cap, directory.cap.read_cap()):
             seen = other.directory(cap)
             found = await seen.read()

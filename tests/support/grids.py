@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from lafsfs.cache.segments import SegmentCache
 
 from lafsfs.config import ClientSecrets, Encoding, GridProfile, ServerEntry
+from lafsfs.errors import ServerRefusedError, ServerUnreachableError
 from lafsfs.formats import base32
 from lafsfs.grid.connection import Timeouts
 from lafsfs.grid.servers import Grid
@@ -128,6 +130,35 @@ def _watched(
         return answer
 
     return watched
+
+
+@asynccontextmanager
+async def failing(grid: Grid, share: float, randomness: Random) -> AsyncIterator[None]:
+    """Let a share of the calls to the servers fail, before they are sent or after they were answered."""
+    verbs = ("mutable_shares", "read_mutable", "read_test_write")
+    for server in grid.servers:
+        for verb in verbs:
+            setattr(server, verb, _unreliable(getattr(server, verb), share, randomness))
+    try:
+        yield
+    finally:
+        for server in grid.servers:
+            for verb in verbs:
+                delattr(server, verb)
+
+
+def _unreliable(
+    call: Callable[..., Awaitable[Any]], share: float, randomness: Random
+) -> Callable[..., Awaitable[Any]]:
+    async def unreliable(*arguments: Any) -> Any:
+        if randomness.random() < share / 2:
+            raise ServerUnreachableError("the request was dropped")
+        answer = await call(*arguments)
+        if randomness.random() < share / 2:
+            raise ServerRefusedError("the answer was lost", 502)
+        return answer
+
+    return unreliable
 
 
 def share_files(server: StorageServer, storage_index: bytes) -> dict[int, Path]:

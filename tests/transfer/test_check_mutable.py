@@ -64,7 +64,9 @@ async def test_verify_finds_what_check_does_not_and_repair_mends_it(ten: list[St
         flip(damaged[4], at.encprivkey.start + 9)
         flip(damaged[6], at.signature.start + 9)
         damaged[8].unlink()
-        assert (await check(grid, cap.verify_cap())).summary == "Unhealthy: 9 shares (enc 3-of-10)"
+        # One signature is checked for all equal headers: the bad one is only noticed if it came first.
+        summary = (await check(grid, cap.verify_cap())).summary
+        assert summary in {f"Unhealthy: {count} shares (enc 3-of-10)" for count in (8, 9)}
         without_key = await check(grid, cap.read_cap(), verify=True)
         assert {shnum for _, shnum in without_key.corrupt} == {2, 6}
         found = await check(grid, cap, verify=True)
