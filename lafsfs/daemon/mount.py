@@ -188,6 +188,10 @@ def _surroundings(opened: Engine) -> Callable[[], dict[str, Any]]:
     """The parts of a mount's status that are not the tree's."""
 
     def now() -> dict[str, Any]:
-        return {"servers": [asdict(server) for server in opened.grid.status()], "cache": cache_of(opened)}
+        usage = opened.cache.usage()
+        return {
+            "servers": [asdict(server) for server in opened.grid.status()],
+            "cache": {"bytes": usage.used, "limit": usage.limit},
+        }
 
     return now
