@@ -26,7 +26,7 @@ def test_kill_loses_nothing_and_the_next_mount_cleans_the_dead_mountpoint(home: 
     (tree.path / "dir").mkdir()
     (tree.path / "dir" / "file").write_bytes(b"precious" * 1000)
     tree.kill()
-    with pytest.raises(OSError, match="Transport endpoint|connection abort"):
+    with pytest.raises(OSError, match=r"Transport endpoint|connection abort"):
         os.listdir(tree.path)
     assert "gone" in home.lafsfs("status", str(tree.path), exit_code=8).stderr
     again = home.lafsfs("mount", "home:", str(tree.path))
