@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.grids import many_servers
+from tests.support.many import many_servers
 from tests.support.mounts import LafsfsHome, clean_leftovers, lafsfs_home
 from tests.support.storage import StorageServer
 

@@ -94,7 +94,7 @@ class Directory:
         if not isinstance(self._source, MutableSlot) or self._source.writekey is None:
             raise ReadOnlyError("the directory is read-only")
         slot = self._source
-        data = await _pack(packed)
+        data = await pack(packed)
         if base is None or base.pinned is None:
             pinned = await slot.replace_nothing(BytesContents(data))
         else:
@@ -130,7 +130,8 @@ async def _parse(data: bytes) -> Packed:
     return await trio.to_thread.run_sync(Packed.parse, data)
 
 
-async def _pack(packed: Packed) -> bytes:
+async def pack(packed: Packed) -> bytes:
+    """The bytes of a directory, made in a thread when there are many entries."""
     if len(packed) < 1000:
         return packed.pack()
     return await trio.to_thread.run_sync(packed.pack)

@@ -9,7 +9,7 @@ from lafsfs.errors import BadCapError
 from lafsfs.formats import caps, rsa
 from lafsfs.formats.packed import Packed
 from lafsfs.grid.servers import Grid
-from lafsfs.nodes.directory import Directory, Snapshot
+from lafsfs.nodes.directory import Directory, Snapshot, pack
 from lafsfs.nodes.immutable import ImmutableFile
 from lafsfs.nodes.literal import LiteralFile
 from lafsfs.nodes.mutable import MutableFile
@@ -86,7 +86,7 @@ class NodeMaker:
         key = await self._keypool.take()
         slot = self._new_slot(key, mdmf)
         packed = make(key.writekey)
-        pinned = await slot.create(key, BytesContents(packed.pack()))
+        pinned = await slot.create(key, BytesContents(await pack(packed)))
         return Directory(caps.DirCap(slot.cap), slot), Snapshot(pinned.version, packed, pinned)
 
     def _new_slot(self, key: rsa.SigningKey, mdmf: bool) -> MutableSlot:

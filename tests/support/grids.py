@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, redirect_stdout
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from lafsfs.cache.segments import SegmentCache
-
 from lafsfs.config import ClientSecrets, Encoding, GridProfile, ServerEntry
 from lafsfs.errors import ServerRefusedError, ServerUnreachableError
 from lafsfs.formats import base32
@@ -21,43 +18,10 @@ from lafsfs.grid.connection import Timeouts
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool
-from storage_server import identity as identities
-from storage_server.cli import cli as storage_cli
-from storage_server.settings import Settings
 from tests.support.storage import StorageServer
 
 SECRETS = ClientSecrets(convergence=bytes(range(32)), lease=bytes(range(32, 64)))
 QUICK = Timeouts(connect=2, progress=2, commit=2, pool=4, request=4)
-
-
-@contextmanager
-def many_servers(directory: Path, count: int) -> Iterator[list[StorageServer]]:
-    """Like `storage_servers`, with the processes started side by side."""
-    servers: list[StorageServer] = []
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            servers += [_new_server(directory / f"s{number}") for number in range(count)]
-            list(pool.map(StorageServer.start, servers))
-        yield servers
-    finally:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(StorageServer.stop, servers))
-
-
-def _new_server(directory: Path) -> StorageServer:
-    """What `lafs-storage create` makes, without the time that ten Python processes take to start."""
-    with redirect_stdout(io.StringIO()):
-        storage_cli.main(["create", str(directory)], standalone_mode=False)
-    identity, settings = identities.load(directory), Settings.load(directory)
-    return StorageServer(
-        directory,
-        identity.nurl(settings.advertised_host, settings.port),
-        identity.furl(settings.advertised_host, settings.port),
-        identity.server_id,
-        identity.permutation_seed,
-        directory / "storage",
-        settings.port,
-    )
 
 
 def entry_of(server: StorageServer) -> ServerEntry:
