@@ -24,8 +24,8 @@ def drain(mount: MountClient, operation: str, timeout: float | None) -> None:
         mount.request(operation, timeout=timeout)
         return
     columns = (
-        TextColumn("to the grid: {task.fields[objects]} to go"),
-        BarColumn(),
+        TextColumn("{task.fields[objects]}"),
+        BarColumn(bar_width=24),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
@@ -40,7 +40,7 @@ class _Bar:
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("drain", total=None, objects="looking")
+        self._task = bar.add_task("drain", total=None, objects="looking what is left")
         self._total = 0
         self._pending = 0
 
@@ -50,5 +50,5 @@ class _Bar:
         if size > self._pending:
             self._total += size - self._pending
         self._pending = size
-        objects = f"{pending['files']} files, {pending['directories']} directories"
+        objects = f"{pending['files']} files, {pending['directories']} directories to go"
         self._bar.update(self._task, total=self._total or None, completed=self._total - size, objects=objects)

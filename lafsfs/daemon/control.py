@@ -120,6 +120,8 @@ async def _answer(stream: trio.SocketStream, service: Controlled, line: bytes) -
     try:
         work = _work_of(service, line)
         return {"event": "result", "result": await _with_progress(stream, service, work)}
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        raise  # the client, not the mount: nobody is there to be told
     except Exception as error:
         return {"event": "error", **failures.to_wire(error)}
 

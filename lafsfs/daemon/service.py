@@ -23,7 +23,7 @@ _LEFT_SHOWN = 20
 _SYNC_DEADLINE = 60.0
 
 Answer = dict[str, Any]
-Phase = Literal["ready", "draining", "unmounting", "unmounted"]
+Phase = Literal["ready", "draining", "unmounting", "stopping", "unmounted"]
 
 
 class MountService:
@@ -88,12 +88,11 @@ class MountService:
             self._phase = "unmounting"
             refusal = await trio.to_thread.run_sync(mountpoint.unmount_if_idle, self._where)
             if refusal is not None:
-                raise BusyError(
-                    f"{self._where} is in use and stays mounted; everything is on the grid ({refusal})"
-                )
+                reason = "it is in use" if "busy" in refusal.lower() else refusal
+                raise BusyError(f"{self._where} stays mounted: {reason}; everything so far is on the grid")
             self.complete = True
         finally:
-            if not self.complete and not self.is_unmounted:
+            if not self.complete and self._phase in ("draining", "unmounting"):
                 self._tree.thaw()
                 self._phase = "ready"
         return self.progress()
@@ -117,6 +116,8 @@ class MountService:
 
         What is left stays in the journal.
         """
+        if not self.is_unmounted:
+            self._phase = "stopping"
         self._tree.freeze()
         try:
             await self._tree.drain(grace)
