@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.many import many_servers
+from tests.support.many import many_servers, start_all
 from tests.support.mounts import LafsfsHome, clean_leftovers, lafsfs_home
 from tests.support.storage import StorageServer
 
@@ -48,7 +48,6 @@ def ten(_ten_servers: list[StorageServer]) -> Iterator[list[StorageServer]]:
     """Ten running storage servers that tests share. Those that a test stops or pauses run again after it."""
     yield _ten_servers
     for server in _ten_servers:
-        if server.process is None:
-            server.start()
-        else:
+        if server.process is not None:
             server.resume()
+    start_all([server for server in _ten_servers if server.process is None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -19,13 +19,18 @@ def many_servers(directory: Path, count: int) -> Iterator[list[StorageServer]]:
     """Like `storage_servers`, with the processes started side by side."""
     servers: list[StorageServer] = []
     try:
-        with ThreadPoolExecutor(4) as pool:
-            servers += [_new_server(directory / f"s{number}") for number in range(count)]
-            list(pool.map(StorageServer.start, servers))
+        servers += [_new_server(directory / f"s{number}") for number in range(count)]
+        start_all(servers)
         yield servers
     finally:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(StorageServer.stop, servers))
+
+
+def start_all(servers: Sequence[StorageServer]) -> None:
+    """Start servers side by side, and wait until all of them answer."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(StorageServer.start, servers))
 
 
 def _new_server(directory: Path) -> StorageServer:
