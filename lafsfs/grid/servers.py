@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -14,6 +15,7 @@ from typing import Final, Self
 import trio
 
 from lafsfs.config import ClientSecrets, Encoding, GridProfile
+from lafsfs.errors import NotEnoughServersError
 from lafsfs.formats.keys import LeaseSecrets
 from lafsfs.grid.connection import Timeouts
 from lafsfs.grid.managers import may_receive_shares
@@ -104,6 +106,12 @@ class Grid:
         keys = self.profile.grid_manager_keys
         now = datetime.datetime.now(datetime.UTC)
         return [s for s in self.permuted(storage_index) if may_receive_shares(s.entry, keys, now)]
+
+    def start_soon(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run something in the background, until it ends or the grid is closed. It may raise nothing."""
+        if self._nursery is None:
+            raise NotEnoughServersError("the grid is closed")
+        self._nursery.start_soon(work, *arguments)
 
     # --- health --------------------------------------------------------------------------------------
 

@@ -1,0 +1,169 @@
+"""Ciphertext segments on local disk (design.md section 5).
+
+Nothing is trusted: whoever reads a part checks it again, and what fails is discarded. Names are tagged
+hashes, so that neither storage indexes nor caps can be read off the directory. Several processes may use
+one directory; a lock file makes one of them write at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lafsfs.formats import base32, hashing
+from lafsfs.formats.hashing import Buffer
+
+_NAME_TAG = b"lafsfs_segment_cache_name_v1"
+_NAME_SIZE = 20
+_LOCK = "lock"
+_TEMPORARY = "incoming"
+_TOTAL = struct.Struct(">Q")
+_DISK_BLOCK = 4096
+_LOW_WATER = 0.9  # evict down to this share of the limit, so that not every write has to look for victims
+_TOUCH_AFTER = 60.0  # seconds; a younger entry is recent enough as it is
+
+
+@dataclass(frozen=True)
+class CacheUsage:
+    """Bytes on disk and the hard limit."""
+
+    used: int
+    limit: int
+
+
+class SegmentCache:
+    """A bounded store of parts of immutable files, least recently used out first. All methods block.
+
+    A part is named by (storage index, UEB hash, part name), so it never becomes stale. Space is counted in
+    disk blocks, temporary files included, and the limit holds at every moment. A full or failing disk only
+    means that nothing is kept.
+    """
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        self._directory = directory
+        self._limit = limit_bytes
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def get(self, storage_index: bytes, ueb_hash: bytes, part: str) -> bytes | None:
+        """The bytes of a part, if it is here; unchecked."""
+        path = self._path(storage_index, ueb_hash, part)
+        try:
+            with path.open("rb") as file:
+                data = file.read()
+                if time.time() - os.fstat(file.fileno()).st_mtime > _TOUCH_AFTER:
+                    os.utime(file.fileno())
+        except OSError:
+            return None
+        return data
+
+    def put(self, storage_index: bytes, ueb_hash: bytes, part: str, pieces: Sequence[Buffer]) -> bool:
+        """Keep a part, evicting others for it. False if it was not kept."""
+        path = self._path(storage_index, ueb_hash, part)
+        size = _on_disk(sum(len(piece) for piece in pieces))
+        if size > self._limit:
+            return False
+        try:
+            with self._locked() as lock:
+                return self._write(lock, path, size, pieces)
+        except OSError:
+            return False
+
+    def discard(self, storage_index: bytes, ueb_hash: bytes, part: str) -> None:
+        """Forget a part that proved to be damaged."""
+        path = self._path(storage_index, ueb_hash, part)
+        with contextlib.suppress(OSError), self._locked() as lock:
+            size = _on_disk(path.stat().st_size)
+            path.unlink()
+            _set_total(lock, max(0, _total(lock) - size))
+
+    def usage(self) -> CacheUsage:
+        """How full it is."""
+        try:
+            with self._locked() as lock:
+                return CacheUsage(_total(lock), self._limit)
+        except OSError:
+            return CacheUsage(0, self._limit)
+
+    # --- inside the lock -----------------------------------------------------------------------------
+
+    def _write(self, lock: int, path: Path, size: int, pieces: Sequence[Buffer]) -> bool:
+        if path.exists():
+            return True
+        total = _total(lock)
+        if total + size > self._limit:
+            total = self._evict(int(self._limit * _LOW_WATER) - size)
+            if total + size > self._limit:
+                _set_total(lock, total)
+                return False
+        # Counted before it is written: after a crash in between, the total is too high until an eviction.
+        _set_total(lock, total + size)
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        temporary = self._directory / _TEMPORARY
+        try:
+            with temporary.open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            _set_total(lock, total)
+            raise
+        return True
+
+    def _evict(self, target: int) -> int:
+        """Remove the least recently used parts until at most `target` bytes are left; how many are left."""
+        entries = sorted(self._entries())
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if total <= target:
+                break
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            total -= size
+        return total
+
+    def _entries(self) -> Iterator[tuple[float, int, str]]:
+        """(time of last use, bytes on disk, path) of everything here but the lock."""
+        (self._directory / _TEMPORARY).unlink(missing_ok=True)
+        for folder in os.scandir(self._directory):
+            if not folder.is_dir(follow_symlinks=False):
+                continue
+            for entry in os.scandir(folder.path):
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield status.st_mtime, _on_disk(status.st_size), entry.path
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The lock file, locked: other threads and processes wait. A new one begins with a count."""
+        lock = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_size != _TOTAL.size:
+                _set_total(lock, sum(size for _, size, _ in self._entries()))
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _path(self, storage_index: bytes, ueb_hash: bytes, part: str) -> Path:
+        name = hashing.tagged(_NAME_TAG, storage_index + ueb_hash + part.encode(), _NAME_SIZE)
+        text = base32.encode(name)
+        return self._directory / text[:2] / text[2:]
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // _DISK_BLOCK) * _DISK_BLOCK
+
+
+def _total(lock: int) -> int:
+    return int(_TOTAL.unpack(os.pread(lock, _TOTAL.size, 0))[0])
+
+
+def _set_total(lock: int, total: int) -> None:
+    os.pwrite(lock, _TOTAL.pack(total), 0)

@@ -1,0 +1,331 @@
+"""Immutable shares on servers -> verified plaintext (formats.md 4.5).
+
+What is read is checked where it counts: the UEB against the cap, and every ciphertext segment against the
+ciphertext hash tree whose root the UEB pins. That settles that the data is right, whichever shares it came
+from; the block hashes of a share only serve to find out which one is wrong, so they are fetched when a
+segment fails its check.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from lafsfs.cache.segments import SegmentCache
+from lafsfs.errors import (
+    CorruptShareError,
+    FormatError,
+    LafsError,
+    NotEnoughServersError,
+    NotEnoughSharesError,
+    ServerError,
+)
+from lafsfs.formats import aes, caps, chk, erasure, hashing
+from lafsfs.formats.hashing import Buffer
+from lafsfs.grid.servers import Grid
+from lafsfs.transfer import kept
+from lafsfs.transfer.concurrent import compute, compute_all, together
+from lafsfs.transfer.leaf_hashes import LeafHashes
+from lafsfs.transfer.readahead import Readahead
+from lafsfs.transfer.segment_memory import Fetch, memory_of
+from lafsfs.transfer.share_finder import ShareFinder
+from lafsfs.transfer.share_source import ShareSource
+from lafsfs.transfer.verify_chk import ChkShare
+
+log = logging.getLogger(__name__)
+
+_WHOLE_SHARE = 256 << 10
+_REQUEST = 1 << 20
+_AHEAD_OF_ONE_READ = 8 << 20
+
+
+class ChkReader:
+    """Reads one immutable file, for any number of tasks at once. What one has fetched serves all."""
+
+    def __init__(self, grid: Grid, cache: SegmentCache | None, cap: caps.ChkCap) -> None:
+        self._grid, self._cache, self._cap = grid, cache, cap
+        self._index = cap.storage_index
+        self._memory = memory_of(grid)
+        self._finder = ShareFinder(grid, self._index, cap.k, cap.n)
+        self._readahead = Readahead()
+        self._opening, self._learning = trio.Lock(), trio.Lock()
+        self._file: _OpenFile | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of plaintext, fewer only at the end of the file.
+
+        NotEnoughSharesError when they cannot be recovered, NotEnoughServersError when that may be because
+        servers did not answer, FormatError for a cap that no file can have.
+        """
+        size = min(size, self._cap.size - offset)
+        if size <= 0:
+            return b""
+        file = self._file or await self._open(offset)
+        segsize = file.params.segsize
+        first, last = offset // segsize, (offset + size - 1) // segsize
+        ahead = self._readahead.window(offset, size)
+        limit = min(file.params.size, offset + size + ahead) - 1
+        parts = []
+        for segnum in range(first, last + 1):
+            horizon = min(limit, (segnum + 1) * segsize - 1 + max(ahead, _AHEAD_OF_ONE_READ))
+            self._start(file, segnum, max(segnum, horizon // segsize))
+            segment = await self._segment(file, segnum)
+            begin = max(0, offset - segnum * segsize)
+            end = min(len(segment), offset + size - segnum * segsize)
+            piece, at = memoryview(segment)[begin:end], segnum * segsize + begin
+            parts.append(await compute(len(piece) // 8, partial(aes.crypt, self._cap.key, piece, at)))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # --- opening -------------------------------------------------------------------------------------
+
+    async def _open(self, offset: int) -> _OpenFile:
+        """Learn the UEB: from the cache if the wanted segment is there, else from the first good share.
+
+        Of a small file whole shares are read, enough of them at once.
+        """
+        async with self._opening:
+            cap = self._cap
+            if self._file is None:
+                guess = chk.params_for(cap.size, cap.k, cap.n)
+                self._file = await self._open_from_cache(offset // guess.segsize)
+            if self._file is None:
+                layout = chk.ShareLayout.for_params(guess)
+                whole = layout.total_size(512)
+                small = whole <= _WHOLE_SHARE
+                await self._finder.gather(
+                    cap.k if small else 1, whole, partial(self._open_share, whole if small else 0)
+                )
+            assert self._file is not None
+            return self._file
+
+    async def _open_share(self, size: int, share: ShareSource) -> None:
+        """Open a share and check its UEB; `size` bytes of its beginning are held."""
+        layout = await share.open(size)
+        ueb = await share.read_ueb()
+        chk.check_ueb(ueb, self._cap.ueb_hash)
+        if self._file is None:
+            self._file = _OpenFile(self._parsed(ueb), ueb, layout)
+
+    async def _open_from_cache(self, segnum: int) -> _OpenFile | None:
+        if self._cache is None:
+            return None
+        look = partial(kept.get_segment, self._cache, self._index, self._cap.ueb_hash, segnum)
+        found = await trio.to_thread.run_sync(look)
+        if found is None or hashing.ueb_hash(found[0]) != self._cap.ueb_hash:
+            return None
+        ueb = self._parsed(found[0])
+        return _OpenFile(ueb, found[0], None)
+
+    def _parsed(self, ueb: bytes) -> chk.Ueb:
+        """A UEB that the cap pins. Its contents are the uploader's doing, not the fault of a share."""
+        try:
+            return chk.Ueb.parse(ueb, self._cap.k, self._cap.n, self._cap.size)
+        except FormatError as error:
+            raise NotEnoughSharesError(f"the file was uploaded with an unusable UEB: {error}") from error
+
+    # --- segments ------------------------------------------------------------------------------------
+
+    async def _segment(self, file: _OpenFile, segnum: int) -> Buffer:
+        """A checked ciphertext segment; the fetch of it is under way or done."""
+        key = (self._cap.ueb_hash, segnum)
+        while (segment := self._memory.get(key)) is None:
+            fetch = self._memory.fetching.get(key)
+            if fetch is None:
+                self._start(file, segnum, segnum)
+                fetch = self._memory.fetching[key]
+            await fetch.done.wait()
+            if fetch.error is not None:
+                raise fetch.error
+            if segnum in fetch.segments:
+                return fetch.segments[segnum]
+        return segment
+
+    def _start(self, file: _OpenFile, first: int, last: int) -> None:
+        """Start fetching those of the segments `first` to `last` that are neither here nor on their way."""
+        memory, per_request = self._memory, file.segments_per_request
+        run: list[int] = []
+        for segnum in range(first, last + 1):
+            key = (self._cap.ueb_hash, segnum)
+            absent = key not in memory and key not in memory.fetching
+            if run and (not absent or len(run) == per_request):
+                self._start_run(file, run)
+                run = []
+            if absent:
+                run.append(segnum)
+        if run and (len(run) == per_request or run[0] == first or last == file.params.num_segments - 1):
+            # A short run at the far end is left to grow, so that requests stay large.
+            self._start_run(file, run)
+
+    def _start_run(self, file: _OpenFile, run: Sequence[int]) -> None:
+        fetch = Fetch()
+        for segnum in run:
+            self._memory.fetching[self._cap.ueb_hash, segnum] = fetch
+        try:
+            self._grid.start_soon(self._fetch, file, run[0], run[-1], fetch)
+        except LafsError:
+            self._ended(fetch, run[0], run[-1])
+            raise
+
+    async def _fetch(self, file: _OpenFile, first: int, last: int, fetch: Fetch) -> None:
+        """Background task: bring a run of segments, from the cache or the grid, into memory."""
+        fresh: dict[int, Buffer] = {}
+        try:
+            fetch.error = NotEnoughServersError("the grid was closed")
+            await self._learn_leaves(file, first, last)
+            fetch.segments = await self._from_cache(file, first, last)
+            absent = [s for s in range(first, last + 1) if s not in fetch.segments]
+            if absent:
+                fresh = await self._from_grid(file, absent[0], absent[-1])
+                fetch.segments.update(fresh)
+            fetch.error = None
+        except LafsError as error:
+            fetch.error = error
+        finally:
+            self._ended(fetch, first, last)
+        if self._cache is not None and fresh:
+            await trio.to_thread.run_sync(self._keep, self._cache, file, fresh)
+
+    def _ended(self, fetch: Fetch, first: int, last: int) -> None:
+        for segnum in range(first, last + 1):
+            key = (self._cap.ueb_hash, segnum)
+            self._memory.fetching.pop(key, None)
+            if segnum in fetch.segments:
+                self._memory.put(key, fetch.segments[segnum])
+        fetch.done.set()
+
+    # --- the disk cache ------------------------------------------------------------------------------
+
+    async def _from_cache(self, file: _OpenFile, first: int, last: int) -> dict[int, Buffer]:
+        """Those of the segments that are on disk, checked."""
+        if self._cache is None:
+            return {}
+        look = partial(self._look, self._cache, file, range(first, last + 1))
+        return await trio.to_thread.run_sync(look)
+
+    def _look(self, cache: SegmentCache, file: _OpenFile, segnums: range) -> dict[int, Buffer]:
+        found: dict[int, Buffer] = {}
+        for segnum in segnums:
+            entry = kept.get_segment(cache, self._index, self._cap.ueb_hash, segnum)
+            if entry is None:
+                continue
+            if hashing.crypttext_segment_hash(entry[1]) == file.leaves.get(segnum):
+                found[segnum] = entry[1]
+            else:
+                log.warning("a damaged part of the cache is discarded")
+                kept.discard_segment(cache, self._index, self._cap.ueb_hash, segnum)
+        return found
+
+    def _keep(self, cache: SegmentCache, file: _OpenFile, segments: dict[int, Buffer]) -> None:
+        for segnum, segment in segments.items():
+            kept.put_segment(cache, self._index, self._cap.ueb_hash, segnum, file.ueb_bytes, segment)
+
+    # --- hash tree -----------------------------------------------------------------------------------
+
+    async def _learn_leaves(self, file: _OpenFile, first: int, last: int) -> None:
+        """Have the ciphertext hashes of these segments, checked up to the root in the UEB."""
+        async with self._learning:
+            for segnum in sorted({first, last}):
+                if file.leaves.get(segnum) is None:
+                    await self._learn_group(file, file.leaves.group_of(segnum))
+
+    async def _learn_group(self, file: _OpenFile, group: int) -> None:
+        leaves, cache = file.leaves, self._cache
+        row, top = leaves.row_range(group), leaves.top_range()
+        if cache is not None:
+            look = partial(kept.get_leaves, cache, self._index, self._cap.ueb_hash, group, row[1])
+            found = await trio.to_thread.run_sync(look)
+            try:
+                if found is not None:
+                    leaves.add(group, *found)
+                    return
+            except CorruptShareError:
+                log.warning("a damaged part of the cache is not used")
+
+        async def fetch(share: ShareSource) -> tuple[bytes, bytes]:
+            at = (await share.open()).crypttext_tree
+            checked_row = bytes(await share.read(at + row[0], row[1]))
+            checked_top = bytes(await share.read(at + top[0], top[1])) if top[1] else b""
+            await compute(2 * row[1], partial(leaves.add, group, checked_row, checked_top))
+            return checked_row, checked_top
+
+        (checked,) = (await self._finder.gather(1, row[1], fetch)).values()
+        if cache is not None:
+            keep = partial(kept.put_leaves, cache, self._index, self._cap.ueb_hash, group, *checked)
+            await trio.to_thread.run_sync(keep)
+
+    # --- blocks --------------------------------------------------------------------------------------
+
+    async def _from_grid(self, file: _OpenFile, first: int, last: int) -> dict[int, Buffer]:
+        """The segments `first` to `last`, from k shares whose blocks give what the hash tree wants."""
+        params = file.params
+        start = first * params.block_size
+        end = last * params.block_size + params.block_size_of(last)
+
+        async def fetch(share: ShareSource) -> bytes | memoryview:
+            layout = share.layout or file.layout or await share.open()
+            return await share.read(layout.data + start, end - start)
+
+        while True:
+            blocks = await self._finder.gather(params.k, end - start, fetch)
+            size = 2 * params.segsize * (last - first + 1)
+            calls = [partial(_decoded, file, s, first, blocks) for s in range(first, last + 1)]
+            segments = await compute_all(size, calls)
+            found = {first + i: segment for i, segment in enumerate(segments) if segment is not None}
+            if len(found) == len(segments):
+                for share in blocks:
+                    share.forget()
+                return found
+            await self._find_culprits(list(blocks), first, last)
+
+    async def _find_culprits(self, shares: Sequence[ShareSource], first: int, last: int) -> None:
+        """Check shares that gave a wrong segment, each by its own hash tree, and take out the bad ones.
+
+        NotEnoughSharesError if all are as they were uploaded: then no choice of shares helps.
+        """
+        verdicts = await together(*(partial(self._is_good, share, first, last) for share in shares))
+        if all(verdicts):
+            raise NotEnoughSharesError("the file was uploaded wrongly: its shares contradict its hashes")
+
+    async def _is_good(self, share: ShareSource, first: int, last: int) -> bool:
+        held, share.layout = share.layout, None
+        share.forget()
+        checked = ChkShare(share.server, self._cap.verify_cap(), share.shnum)
+        try:
+            await checked.blocks(first, last)
+        except ServerError as error:
+            self._finder.failed(share, error)
+            return False
+        except FormatError as error:
+            await self._finder.corrupt(share, str(error))
+            return False
+        # Good after all: if its layout is another than that of the others, it was read at the wrong place.
+        share.layout = (await checked.hashes()).layout
+        return held == share.layout
+
+
+class _OpenFile:
+    """What is known of a file after opening. `layout` is that of one of its shares, probably of all."""
+
+    def __init__(self, ueb: chk.Ueb, ueb_bytes: bytes, layout: chk.ShareLayout | None) -> None:
+        self.params = ueb.params
+        self.ueb_bytes = ueb_bytes
+        self.layout = layout
+        self.leaves = LeafHashes(ueb.params.num_segments, ueb.crypttext_root_hash)
+        self.segments_per_request = max(1, _REQUEST * ueb.params.k // ueb.params.segsize)
+
+
+def _decoded(
+    file: _OpenFile, segnum: int, first: int, blocks: dict[ShareSource, bytes | memoryview]
+) -> Buffer | None:
+    """The ciphertext of one segment from the blocks of a run that begins at `first`; None if it is wrong."""
+    params = file.params
+    at, size = (segnum - first) * params.block_size, params.block_size_of(segnum)
+    numbers = [share.shnum for share in blocks]
+    cut = [memoryview(data)[at : at + size] for data in blocks.values()]
+    pieces = erasure.decode(params.k, params.n, cut, numbers)
+    whole = pieces[0] if params.k == 1 else b"".join(pieces)
+    segment = memoryview(whole)[: params.segment_size(segnum)]
+    return segment if hashing.crypttext_segment_hash(segment) == file.leaves.get(segnum) else None

@@ -1,0 +1,75 @@
+"""One immutable share on one server, as something to read from."""
+
+from __future__ import annotations
+
+from lafsfs.errors import CorruptShareError
+from lafsfs.formats import chk
+from lafsfs.grid.server import StorageServer
+
+_TAIL = 256 << 10
+
+
+class ShareSource:
+    """Reads ranges of a share. `layout` is known after `open`.
+
+    ServerError when the server fails, CorruptShareError when the bytes cannot be those of a share.
+    """
+
+    def __init__(self, server: StorageServer, storage_index: bytes, shnum: int) -> None:
+        self.server = server
+        self.shnum = shnum
+        self.late = 0
+        """How often others were asked because this one took too long."""
+        self.layout: chk.ShareLayout | None = None
+        self._storage_index = storage_index
+        self._held: list[tuple[int, bytes]] = []
+
+    def __repr__(self) -> str:
+        return f"<ShareSource {self.shnum} on {self.server.name}>"
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether parts of it were read ahead."""
+        return bool(self._held)
+
+    async def open(self, size: int = 0) -> chk.ShareLayout:
+        """Read the header; hold the first `size` bytes of the share, so that they are not fetched again."""
+        if self.layout is None:
+            head = await self._hold(0, max(size, chk.MAX_HEADER_SIZE))
+            self.layout = chk.ShareLayout.parse(head)
+        return self.layout
+
+    async def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Exactly these bytes of the share."""
+        for start, data in self._held:
+            if start <= offset and offset + size <= start + len(data):
+                return memoryview(data)[offset - start : offset - start + size]
+        data = await self.server.read_immutable(self._storage_index, self.shnum, offset, size)
+        if len(data) != size:
+            raise CorruptShareError("the share is cut off")
+        return data
+
+    async def read_ueb(self) -> bytes:
+        """The UEB, unchecked. Holds the hash trees in front of it too, unless they are large."""
+        layout = await self.open()
+        room = layout.length_size + chk.MAX_UEB_SIZE
+        if not any(start + len(data) > layout.ueb for start, data in self._held):
+            near = layout.ueb - _TAIL <= layout.crypttext_tree < layout.ueb
+            start = layout.crypttext_tree if near else layout.ueb
+            await self._hold(start, layout.ueb + room - start)
+        start, data = self._held[-1]
+        at = layout.ueb - start
+        length = int.from_bytes(data[at : at + layout.length_size], "big")
+        ueb = data[at + layout.length_size : at + layout.length_size + length]
+        if len(ueb) != length or not 0 < length <= chk.MAX_UEB_SIZE:
+            raise CorruptShareError("the UEB is cut off")
+        return ueb
+
+    def forget(self) -> None:
+        """Give back the memory of what is held."""
+        self._held.clear()
+
+    async def _hold(self, offset: int, size: int) -> bytes:
+        data = await self.server.read_immutable(self._storage_index, self.shnum, offset, size)
+        self._held.append((offset, data))
+        return data

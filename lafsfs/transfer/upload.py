@@ -1,0 +1,244 @@
+"""Plaintext -> immutable shares on servers -> cap (formats.md 4, 8.4)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import trio
+
+from lafsfs.cache.segments import SegmentCache
+from lafsfs.errors import NotEnoughServersError
+from lafsfs.formats import caps, chk, hashing, keys
+from lafsfs.formats.chk import Params
+from lafsfs.formats.hashing import Buffer
+from lafsfs.grid.servers import Grid
+from lafsfs.transfer.concurrent import compute, compute_all, together
+from lafsfs.transfer.encoder import ChkEncoder
+from lafsfs.transfer.kept import put_segment
+from lafsfs.transfer.placing import Homes, NewFile, find_homes, give_up
+from lafsfs.transfer.sending import ShareSender, finish_all, send_all
+
+log = logging.getLogger(__name__)
+
+_BATCH = 4 << 20
+_CACHE_UP_TO = 256 << 10
+_SECRET_TAG = b"lafsfs_upload_secret_v1"
+
+
+class Source(Protocol):
+    """Plaintext that does not change while it is uploaded. `read_into` fills the buffer exactly."""
+
+    size: int
+
+    async def read_into(self, offset: int, buf: memoryview) -> None: ...
+
+
+class Ledger(Protocol):
+    """Where an upload keeps what it needs to go on after a crash: opaque bytes that hold secrets."""
+
+    def load(self) -> bytes | None: ...
+
+    def save(self, state: bytes) -> None: ...
+
+
+async def upload(
+    grid: Grid,
+    source: Source,
+    *,
+    ledger: Ledger | None = None,
+    progress: Callable[[int], None] | None = None,
+    cache: SegmentCache | None = None,
+) -> caps.ChkCap | caps.LiteralCap:
+    """Put an immutable file on the grid; when this returns its shares are there, with servers-of-happiness.
+
+    Up to 55 bytes become a literal cap, without any server. `progress` is told how many bytes of plaintext
+    are done. The key is convergent, so a repeated upload finds what exists; memory is a few segments.
+    NotEnoughServersError when happiness is not reached, or lost midway: then what was begun is aborted.
+    """
+    if source.size <= chk.MAX_LITERAL_SIZE:
+        data = bytearray(source.size)
+        await source.read_into(0, memoryview(data))
+        return caps.LiteralCap(bytes(data))
+    encoding = grid.encoding
+    params = chk.params_for(source.size, encoding.k, encoding.n, encoding.max_segment_size)
+    first = await _batch(source, params, 0)
+    key = await _convergent_key(grid, source, params, first)
+    async with _one_at_a_time(grid, key):
+        return await _Upload(grid, source, params, key, first, ledger, progress, cache).run()
+
+
+async def _convergent_key(grid: Grid, source: Source, params: Params, first: memoryview) -> bytes:
+    """A pass over the plaintext. The next batch is read while one is hashed."""
+    hasher = keys.convergence_hasher(grid.secrets.convergence, params.k, params.n, params.segsize)
+    batch, offset = first, 0
+    while len(batch):
+        offset += len(batch)
+        hashing_it = partial(compute, len(batch), partial(hasher.update, batch))
+        _, batch = await together(hashing_it, partial(_batch, source, params, offset))
+    return hasher.digest()
+
+
+async def _batch(source: Source, params: Params, offset: int) -> memoryview:
+    """The next whole segments of plaintext, about _BATCH bytes; empty at the end."""
+    wanted = max(1, _BATCH // params.segsize) * params.segsize
+    buffer = memoryview(bytearray(max(0, min(wanted, params.size - offset))))
+    if len(buffer):
+        await source.read_into(offset, buffer)
+    return buffer
+
+
+@dataclass
+class _Turn:
+    lock: trio.Lock
+    users: int = 0
+
+
+_turns: WeakKeyDictionary[Grid, dict[bytes, _Turn]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _one_at_a_time(grid: Grid, key: bytes) -> AsyncIterator[None]:
+    """Of several uploads of the same contents one goes first; the others then find its shares."""
+    turns = _turns.setdefault(grid, {})
+    turn = turns.setdefault(key, _Turn(trio.Lock()))
+    turn.users += 1
+    try:
+        async with turn.lock:
+            yield
+    finally:
+        turn.users -= 1
+        if not turn.users:
+            del turns[key]
+
+
+class _Upload:
+    """One upload: placement, then a batch being encoded while the one before it is sent."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        source: Source,
+        params: Params,
+        key: bytes,
+        first: memoryview,
+        ledger: Ledger | None,
+        progress: Callable[[int], None] | None,
+        cache: SegmentCache | None,
+    ) -> None:
+        self._grid, self._source, self._params, self._key = grid, source, params, key
+        self._first: memoryview | None = first
+        self._ledger, self._progress, self._cache = ledger, progress, cache
+        self._encoder = ChkEncoder(key, params)
+        index = keys.storage_index_of_key(key)
+        secret = hashing.tagged2(_SECRET_TAG, grid.secrets.lease, index)
+        header = self._encoder.header()
+        self._file = NewFile(index, params.n, self._encoder.total_size(), secret, header)
+
+    async def run(self) -> caps.ChkCap:
+        happy = self._grid.encoding.happy
+        homes = await find_homes(self._grid, self._file, happy, self._remembered())
+        try:
+            self._remember(homes)
+            ueb_hash = await self._transfer(homes, happy)
+        except BaseException as error:
+            # A cancelled upload is gone on with later, unless nobody remembers it.
+            if self._ledger is None or isinstance(error, NotEnoughServersError):
+                await give_up(homes, self._file)
+            raise
+        params = self._params
+        return caps.ChkCap(self._key, ueb_hash, params.k, params.n, params.size)
+
+    # --- the ledger ----------------------------------------------------------------------------------
+
+    def _remembered(self) -> dict[str, list[int]]:
+        """The placement of an earlier attempt at the same contents."""
+        state = self._ledger.load() if self._ledger is not None else None
+        try:
+            known: Any = json.loads(state) if state else {}
+            if known.get("key") != self._key.hex() or known.get("secret") != self._file.upload_secret.hex():
+                return {}
+            return {str(server): [int(s) for s in shares] for server, shares in known["placement"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _remember(self, homes: Homes) -> None:
+        if self._ledger is not None and homes.open:
+            placement = {server.server_id: sorted(shares) for server, shares in homes.open.items()}
+            secret = self._file.upload_secret.hex()
+            state = {"key": self._key.hex(), "secret": secret, "placement": placement}
+            self._ledger.save(json.dumps(state).encode())
+
+    # --- data ----------------------------------------------------------------------------------------
+
+    async def _transfer(self, homes: Homes, happy: int) -> bytes:
+        """Encode and send everything; the UEB hash."""
+        senders = [
+            ShareSender(server, self._file, shnum, missing)
+            for server, shares in homes.open.items()
+            for shnum, missing in shares.items()
+        ]
+        first, self._first = self._first, None
+        assert first is not None
+        done, position = len(first), 0
+        parts = await self._encoded(first, 0)
+        del first
+        for share in parts:
+            share.insert(0, self._file.header)
+        while done < self._params.size:
+            sending = partial(send_all, senders, homes, happy, parts, position)
+            _, following = await together(sending, partial(self._next, done))
+            position += sum(len(piece) for piece in parts[0])
+            batch_size, parts = following
+            self._tell(done)
+            done += batch_size
+        tails, ueb_hash, proof = await compute(_tail_work(self._params), self._encoder.finish)
+        for share, tail in zip(parts, tails, strict=True):
+            share.append(tail)
+        await send_all(senders, homes, happy, parts, position)
+        finish_all(senders, homes, happy)
+        self._tell(done)
+        await self._keep(parts, ueb_hash, proof)
+        return ueb_hash
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done)
+
+    async def _next(self, offset: int) -> tuple[int, list[list[Buffer]]]:
+        """(plaintext bytes, parts of each share) of the batch at `offset`."""
+        batch = await _batch(self._source, self._params, offset)
+        return len(batch), await self._encoded(batch, offset)
+
+    async def _encoded(self, batch: memoryview, offset: int) -> list[list[Buffer]]:
+        """The blocks of a batch, for each share. The batch becomes ciphertext."""
+        encoder, params = self._encoder, self._params
+        first = offset // params.segsize
+        segments = [batch[at : at + params.segsize] for at in range(0, len(batch), params.segsize)]
+        await compute(len(batch), partial(encoder.encrypt, batch))
+        calls: list[Callable[[], Any]] = [partial(encoder.hash_ciphertext, batch)]
+        calls += [partial(encoder.encode_segment, first + i, part) for i, part in enumerate(segments)]
+        _, *rows = await compute_all(len(batch), calls)
+        if params.n == 1:
+            return [[batch]]
+        return [list(blocks) for blocks in zip(*rows, strict=True)]
+
+    async def _keep(self, parts: list[list[Buffer]], ueb_hash: bytes, ueb: bytes) -> None:
+        """Put the ciphertext of a small file in the cache: it is likely to be read soon."""
+        cache, params = self._cache, self._params
+        if cache is None or params.num_segments > 1 or params.size > _CACHE_UP_TO or params.k > 1:
+            return
+        segment = memoryview(parts[0][1])[: params.size]
+        index = self._file.storage_index
+        await trio.to_thread.run_sync(put_segment, cache, index, ueb_hash, 0, ueb, segment)
+
+
+def _tail_work(params: Params) -> int:
+    """Roughly the bytes that are hashed to finish the trees of a file."""
+    return (params.n + 1) * params.tree_size * 2
