@@ -128,7 +128,7 @@ def _check_header(header: Header, v: Any, layout: str) -> None:
     numbers = (header.seqnum, header.k, header.n, header.segment_size, header.data_length)
     assert numbers == (v["seqnum"], v["k"], v["n"], v["segment_size"], v["data_length"])
     assert header.root_hash.hex() == v["root_hash_hex"]
-    assert header.salt.hex() == (v["salt_hex"] if "salt_hex" in v else "")
+    assert header.salt.hex() == (v["salt_hex"] if header.salt else "")
     at = header.sections
     offsets = {
         "signature": at.signature.start,
