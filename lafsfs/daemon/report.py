@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from lafsfs.tree.tree import PendingItem, TreeStatus
+from lafsfs.tree.status import PendingItem, TreeStatus
 
 Report = dict[str, Any]
 

@@ -58,6 +58,14 @@ class NodeMaker:
             return Directory(cap, MutableSlot(self._grid, cap.file, self.memory))
         return Directory(cap, self.file(cap.file))
 
+    def space(self) -> tuple[int, int]:
+        """(bytes of files that fit on the grid, of which free), from what servers announced; 0 while unknown."""
+        versions = [server.known_version for server in self._grid.servers]
+        available = sum(version.available for version in versions if version is not None)
+        encoding = self._grid.encoding
+        free = available * encoding.k // encoding.n
+        return free, free
+
     # --- new objects ---------------------------------------------------------------------------------
 
     async def upload(

@@ -1,0 +1,78 @@
+"""Values of the tree -> values of pyfuse3; errors -> errno."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FUSEError
+
+from lafsfs.errors import LafsError
+from lafsfs.tree.attributes import BLOCK
+from lafsfs.tree.inodes import Inode
+
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+BLOCK_SIZE = 4096
+
+
+def answered(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """A request handler that raises nothing but FUSEError: whatever goes wrong is answered, never ends the mount."""
+
+    @functools.wraps(handler)
+    async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as problem:
+            raise FUSEError(problem.errno or errno.EIO) from None
+        except LafsError as problem:
+            if problem.errno == errno.EIO:
+                log.error("%s failed: %s", handler.__name__, problem)
+            raise FUSEError(problem.errno) from None
+        except Exception:
+            log.exception("%s failed unexpectedly", handler.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return wrapper
+
+
+def entry(inode: Inode, timeout: float) -> EntryAttributes:
+    """What stat shows, valid in the kernel for `timeout` seconds."""
+    a = inode.attributes
+    e = EntryAttributes()
+    e.st_ino = inode.ino
+    e.generation = 0
+    e.entry_timeout = e.attr_timeout = timeout
+    e.st_mode = a.mode
+    e.st_nlink = inode.nlink
+    e.st_uid = a.uid
+    e.st_gid = a.gid
+    e.st_rdev = a.rdev
+    e.st_size = a.size
+    e.st_blksize = BLOCK_SIZE
+    e.st_blocks = -(-a.size // BLOCK)
+    e.st_atime_ns = a.atime
+    e.st_mtime_ns = a.mtime
+    e.st_ctime_ns = a.ctime
+    return e
+
+
+def statvfs(total: int, free: int, files: int) -> pyfuse3.StatvfsData:
+    """The answer to statfs; sizes in bytes, `files` in memory now."""
+    s = pyfuse3.StatvfsData()
+    s.f_bsize = s.f_frsize = BLOCK_SIZE
+    s.f_blocks = total // BLOCK_SIZE
+    s.f_bfree = s.f_bavail = free // BLOCK_SIZE
+    s.f_ffree = s.f_favail = 1 << 32
+    s.f_files = s.f_ffree + files
+    s.f_namemax = 255
+    return s

@@ -1,0 +1,242 @@
+"""pyfuse3 requests -> tree calls. The kernel checks permissions (`default_permissions`)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from lafsfs.fuse.answers import answered, entry, statvfs
+from lafsfs.tree.changing import NewAttributes
+from lafsfs.tree.inodes import Inode
+from lafsfs.tree.tree import Tree
+
+
+class Operations(pyfuse3.Operations):
+    """One mounted tree."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, tree: Tree, timeout: float) -> None:
+        super().__init__()
+        self._tree = tree
+        self._timeout = timeout
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        return entry(inode, self._timeout)
+
+    def _found(self, inode: Inode) -> EntryAttributes:
+        """An answer that gives the kernel one more reference."""
+        inode.lookups += 1
+        return entry(inode, self._timeout)
+
+    # --- names -----------------------------------------------------------------------------------
+
+    @answered
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return self._found(await self._tree.names.lookup(parent_inode, name))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for ino, count in inode_list:
+            self._tree.inodes.forget(ino, count)
+
+    @answered
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        owner = (ctx.uid, ctx.gid)
+        mode &= ~ctx.umask
+        return self._found(await self._tree.names.create(parent_inode, name, mode, owner, rdev=rdev))
+
+    @answered
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        mode = stat.S_IFDIR | stat.S_IMODE(mode) & ~ctx.umask
+        return self._found(await self._tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid)))
+
+    @answered
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        mode = stat.S_IFLNK | 0o777
+        owner = (ctx.uid, ctx.gid)
+        return self._found(await self._tree.names.create(parent_inode, name, mode, owner, target=target))
+
+    @answered
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._found(await self._tree.names.link(inode, new_parent_inode, new_name))
+
+    @answered
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._tree.names.unlink(parent_inode, name)
+
+    @answered
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._tree.names.rmdir(parent_inode, name)
+
+    @answered
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        await self._tree.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    @answered
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(await self._tree.measured(self._tree.inode(inode)))
+
+    @answered
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        target = self._tree.inode(inode)
+        new = NewAttributes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        await self._tree.changing.set_attributes(target, new)
+        return self._entry(target)
+
+    @answered
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        link = self._tree.inode(inode)
+        return await self._tree.files.read_inode(link, 0, link.attributes.size)
+
+    @answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        total, free = self._tree.nodes.space()
+        return statvfs(total, free, len(self._tree.inodes))
+
+    @answered
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        self._tree.changing.set_xattr(self._tree.inode(inode), name, value)
+
+    @answered
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        values = self._tree.inode(inode).xattrs
+        if not values or name not in values:
+            raise FUSEError(errno.ENODATA)
+        return values[name]
+
+    @answered
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return list(self._tree.inode(inode).xattrs or ())
+
+    @answered
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        self._tree.changing.remove_xattr(self._tree.inode(inode), name)
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @answered
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        target = await self._tree.measured(self._tree.inode(inode))
+        handle = await self._tree.files.open(target, flags)
+        return FileInfo(fh=handle, keep_cache=True)
+
+    @answered
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        mode = stat.S_IFREG | stat.S_IMODE(mode) & ~ctx.umask
+        inode = await self._tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid))
+        handle = self._tree.files.opened(inode, flags & os.O_ACCMODE != os.O_RDONLY)
+        return FileInfo(fh=handle, keep_cache=True), self._found(inode)
+
+    @answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self._tree.files.read(fh, off, size)
+
+    @answered
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._tree.files.write(fh, off, buf)
+
+    async def flush(self, fh: FileHandleT) -> None:
+        """Every write is in the journal or its log when it returns: nothing is left to do at close."""
+
+    @answered
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._tree.files.sync(fh)
+
+    @answered
+    async def release(self, fh: FileHandleT) -> None:
+        await self._tree.files.release(fh)
+
+    # --- directories -----------------------------------------------------------------------------
+
+    @answered
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        await self._tree.folder(inode)
+        self._tree.inode(inode).opens += 1
+        return inode
+
+    @answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        tree = self._tree
+        directory = tree.inode(fh)
+        folder = await tree.folder(fh) if start_id == 0 else directory.folder
+        assert folder is not None
+        if start_id < 1 and not pyfuse3.readdir_reply(token, b".", self._entry(directory), 1):
+            return
+        above = tree.parent_of(directory) if directory.links or directory.ino == 1 else directory
+        if start_id < 2 and not pyfuse3.readdir_reply(token, b"..", self._entry(above), 2):
+            return
+        for cookie, name, _ in folder.after(max(start_id, 2)):
+            inode = tree.resolve(folder, name)
+            if inode is None:
+                continue
+            if not pyfuse3.readdir_reply(token, name, self._entry(inode), cookie):
+                tree.inodes.drop_if_unused(inode)
+                return
+            inode.lookups += 1
+
+    @answered
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._tree.sync(self._tree.inode(fh))
+
+    @answered
+    async def releasedir(self, fh: FileHandleT) -> None:
+        inode = self._tree.inodes.get(fh)
+        if inode is not None:
+            inode.opens -= 1
+            self._tree.inodes.drop_if_unused(inode)

@@ -1,0 +1,108 @@
+"""Mounting, serving, and telling the kernel what changed behind its back."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+from pyfuse3 import InodeT
+
+from lafsfs.errors import MountpointError
+from lafsfs.fuse.operations import Operations
+from lafsfs.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+_QUEUE = 100_000  # notices waiting for the kernel; beyond that entries time out by themselves
+
+
+@dataclass(frozen=True)
+class FuseOptions:
+    """How the kernel mounts. `extra` are further mount options, passed on as they are (suid, dev, noexec ...)."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    fsname: str = "lafsfs"
+    extra: tuple[str, ...] = ()
+
+    def as_set(self) -> set[str]:
+        """The options for fuse_mount. Atimes are not kept, so the kernel need not ask for them."""
+        options = {f"fsname={self.fsname}", "subtype=lafsfs", "default_permissions", "noatime", *self.extra}
+        if self.read_only:
+            options.add("ro")
+        if self.allow_other:
+            options.add("allow_other")
+        return options
+
+
+class Notices:
+    """Invalidations for the kernel, sent by a task of their own: sending waits for locks that requests hold."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[tuple[int, bytes | None, bool]](_QUEUE)
+
+    def entry_changed(self, directory: int, name: bytes) -> None:
+        """`name` leads elsewhere, or nowhere."""
+        self._put((directory, name, False))
+
+    def inode_changed(self, ino: int, content: bool) -> None:
+        """Attributes, and the content if so said, are not what they were."""
+        self._put((ino, None, content))
+
+    def _put(self, notice: tuple[int, bytes | None, bool]) -> None:
+        try:
+            self._send.send_nowait(notice)
+        except trio.WouldBlock:
+            log.warning(
+                "too many changes at once for the kernel's cache; it will catch up after the refresh time"
+            )
+
+    async def run(self) -> None:
+        """Pass notices on until cancelled."""
+        async for number, name, content in self._receive:
+            await trio.to_thread.run_sync(_notify, InodeT(number), name, content, abandon_on_cancel=True)
+
+
+def _notify(ino: InodeT, name: bytes | None, content: bool) -> None:
+    try:
+        if name is None:
+            pyfuse3.invalidate_inode(ino, attr_only=not content)
+        else:
+            pyfuse3.invalidate_entry(ino, pyfuse3.FileNameT(name))
+    except OSError as problem:  # the kernel does not have it (any more): that is what we want
+        log.debug("the kernel did not need an invalidation: %s", problem)
+
+
+async def serve(
+    tree: Tree,
+    mountpoint: Path,
+    options: FuseOptions,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount and serve until somebody unmounts, or until cancelled (which unmounts). MountpointError.
+
+    `task_status.started()` is called when the kernel can use the tree.
+    """
+    timeout = tree.options.refresh if math.isfinite(tree.options.refresh) else 86400.0
+    operations = Operations(tree, timeout)
+    try:
+        pyfuse3.init(operations, str(mountpoint), options.as_set())
+    except RuntimeError as problem:
+        raise MountpointError(f"the kernel refused to mount at {mountpoint}: {problem}") from None
+    notices = Notices()
+    tree.kernel = notices
+    unmount = True
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notices.run)
+            task_status.started()
+            await pyfuse3.main()
+            unmount = False  # it was unmounted from outside
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=unmount)

@@ -1,0 +1,200 @@
+"""One atomic change of the working tree: first the journal, then memory, or neither.
+
+A Change collects new field values of inodes and new targets of names. `commit` writes one journal transaction and, only
+when that succeeded, makes the values visible. Nothing in between awaits, so other tasks see all of it or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lafsfs.tree.attributes import Attributes, now
+from lafsfs.tree.directories import Folder, Pending, digest
+from lafsfs.tree.inodes import ROOT, Caps, Inline, Inode, Staged
+from lafsfs.tree.journal import Batch, EdgeRow
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+
+class Change:
+    """Collects what one operation changes."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._fields: dict[Inode, dict[str, Any]] = {}
+        self._edges: dict[tuple[Folder, bytes], Inode | None] = {}
+        self._data: dict[int, bytes] = {}
+        self._after: list[Callable[[], None]] = []
+
+    # --- collecting ----------------------------------------------------------------------------------
+
+    def attributes(self, inode: Inode) -> Attributes:
+        """The attributes as this change leaves them so far."""
+        fields = self._fields.get(inode)
+        found: Attributes = fields["attributes"] if fields and "attributes" in fields else inode.attributes
+        return found
+
+    def touch(self, inode: Inode, **values: int) -> None:
+        """Set attributes (mode, uid, gid, size, atime, mtime, ctime ...)."""
+        self._set(inode, "attributes", self.attributes(inode)._replace(**values))
+
+    def stamp(self, *inodes: Inode) -> None:
+        """mtime and ctime are now: the content, or the names of a directory, changed."""
+        t = now()
+        for inode in inodes:
+            self.touch(inode, mtime=t, ctime=t)
+
+    def count_links(self, inode: Inode, difference: int) -> None:
+        fields = self._fields.get(inode, {})
+        self._set(inode, "nlink", fields.get("nlink", inode.nlink) + difference)
+
+    def xattrs(self, inode: Inode, values: dict[bytes, bytes] | None) -> None:
+        self._set(inode, "xattrs", values)
+
+    def caps(self, inode: Inode, caps: Caps) -> None:
+        self._set(inode, "caps", caps)
+
+    def content(self, inode: Inode, content: Inline | Staged | None) -> None:
+        """Replace where the bytes are; an Inline's data goes to the journal with this change."""
+        self._set(inode, "content", content)
+        if isinstance(content, Inline) and content.data is not None:
+            self._data[inode.ino] = content.data
+
+    def point(self, folder: Folder, name: bytes, inode: Inode | None) -> None:
+        """Let `name` lead to `inode`, or to nothing."""
+        self._edges[folder, name] = inode
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Run `action` after the journal has it."""
+        self._after.append(action)
+
+    def _set(self, inode: Inode, field: str, value: object) -> None:
+        self._fields.setdefault(inode, {})[field] = value
+
+    # --- committing ----------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Journal, then memory. NoSpaceError and JournalError leave everything as it was."""
+        batch = Batch()
+        self._spread()
+        pendings = self._plan_edges(batch)
+        previous = self._assign()
+        try:
+            self._rows(batch, pendings)
+            self._tree.journal.commit(batch)
+        except BaseException:
+            for inode, fields in previous:
+                for field, value in fields.items():
+                    setattr(inode, field, value)
+            raise
+        self._show(pendings)
+        for action in self._after:
+            action()
+
+    def _spread(self) -> None:
+        """Changed attributes are kept in the parents' edges: those differ from the grid now, too."""
+        table = self._tree.inodes
+        for inode in list(self._fields):
+            if inode.ino == ROOT:
+                continue
+            for directory, name in inode.links:
+                parent = table.get(directory)
+                folder = parent.folder if parent is not None else None
+                if folder is not None and (folder, name) not in self._edges and name in folder.kids:
+                    self._edges[folder, name] = inode
+
+    def _plan_edges(self, batch: Batch) -> list[tuple[Folder, bytes, Inode | None, Pending | None]]:
+        planned: list[tuple[Folder, bytes, Inode | None, Pending | None]] = []
+        for (folder, name), inode in self._edges.items():
+            old = folder.pending.get(name)
+            if old is not None:
+                base, base_ino = old.base, old.base_ino
+            else:
+                base = digest(folder.base_raw(name))
+                base_ino = folder.kids[name][1] if base is not None and name in folder.kids else None
+            directory = folder.inode
+            if (
+                inode is None
+                and base is None
+                and name not in folder.publishing
+                and name not in folder.attempts
+            ):
+                pending = None  # the grid never knew that name
+                batch.edges[directory.ino, name] = None
+            else:
+                ino = inode.ino if inode is not None else None
+                pending = Pending(ino, base, base_ino, self._tree.next_version())
+                batch.edges[directory.ino, name] = EdgeRow(name, ino, base, base_ino)
+            self._fields.setdefault(directory, {})  # the row keeps the directory's caps at hand
+            planned.append((folder, name, inode, pending))
+        return planned
+
+    def _assign(self) -> list[tuple[Inode, dict[str, Any]]]:
+        previous: list[tuple[Inode, dict[str, Any]]] = []
+        for inode, fields in self._fields.items():
+            previous.append((inode, {field: getattr(inode, field) for field in fields}))
+            for field, value in fields.items():
+                setattr(inode, field, value)
+        return previous
+
+    def _rows(self, batch: Batch, planned: list[tuple[Folder, bytes, Inode | None, Pending | None]]) -> None:
+        for inode, fields in self._fields.items():
+            if inode.nlink <= 0:
+                batch.objects[inode.ino] = None
+                batch.contents[inode.ino] = None
+                continue
+            if not fields and inode.stored:
+                continue
+            batch.objects[inode.ino] = inode.row()
+            if inode.ino in self._data:
+                batch.contents[inode.ino] = self._data[inode.ino]
+            elif "content" in fields and not isinstance(inode.content, Inline):
+                batch.contents[inode.ino] = None
+
+    def _show(self, planned: list[tuple[Folder, bytes, Inode | None, Pending | None]]) -> None:
+        tree = self._tree
+        for inode, fields in self._fields.items():
+            inode.stored = inode.nlink > 0
+            if "content" in fields or "caps" in fields:
+                inode.version += 1
+            tree.inodes.add(inode)
+        for folder, name, target, pending in planned:
+            _relink(tree, folder, name, target)
+            old = folder.pending.pop(name, None)
+            if old is not None and old.ino is not None:
+                _count_pending(tree, old.ino, -1)
+            if pending is not None:
+                folder.pending[name] = pending
+                if pending.ino is not None:
+                    _count_pending(tree, pending.ino, +1)
+            tree.publisher.directory_changed(folder)
+        for inode, fields in self._fields.items():
+            if not inode.dirty or inode.nlink <= 0:
+                continue
+            if inode.folder is not None:
+                tree.publisher.directory_changed(inode.folder)
+            elif "content" in fields:
+                tree.publisher.file_changed(inode)
+
+
+def _count_pending(tree: Tree, ino: int, difference: int) -> None:
+    inode = tree.inodes.get(ino)
+    if inode is not None:
+        inode.pending += difference
+
+
+def _relink(tree: Tree, folder: Folder, name: bytes, inode: Inode | None) -> None:
+    """Bring the visible names, and the way back from inodes to names, up to date."""
+    directory = folder.inode.ino
+    shown = folder.kids.get(name)
+    if shown is not None and (inode is None or shown[1] != inode.ino):
+        old = tree.inodes.get(shown[1])
+        if old is not None:
+            tree.inodes.unlink(old, directory, name)
+    if inode is not None:
+        folder.show(name, inode.ino)
+        tree.inodes.link(inode, directory, name)
+    elif shown is not None:
+        folder.hide(name)

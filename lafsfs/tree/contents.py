@@ -1,0 +1,80 @@
+"""Reading content that is not on the grid yet, for readers and for uploads."""
+
+from __future__ import annotations
+
+import trio
+
+from lafsfs.nodes.maker import FileNode
+from lafsfs.tree.extents import Piece
+from lafsfs.tree.staging import StagedFile, StagedSnapshot
+
+_IN_THREAD = 64 * 1024  # decrypting more than this leaves the event loop
+
+
+async def read_staged(
+    staged: StagedFile | StagedSnapshot, base: FileNode | None, start: int, end: int
+) -> bytes:
+    """Bytes [start, end) of staged content; what the log does not hold comes from `base`, or is zero."""
+    log = staged if isinstance(staged, StagedFile) else staged.staged
+    pieces = staged.extents.cover(start, end)
+    log.pin()
+    try:
+        return await _read_pieces(log, pieces, base, staged.base_limit, start, end)
+    finally:
+        log.unpin()
+
+
+async def _read_pieces(
+    log: StagedFile, pieces: list[Piece], base: FileNode | None, base_limit: int, start: int, end: int
+) -> bytes:
+    if len(pieces) == 1 and pieces[0].record is not None:
+        record = await _record(log, pieces[0])
+        skip = pieces[0].skip
+        return record if len(record) == end - start else record[skip : skip + end - start]
+    out = bytearray(end - start)
+    for piece in pieces:
+        where = piece.start - start
+        if piece.record is not None:
+            record = await _record(log, piece)
+            out[where : where + piece.end - piece.start] = record[
+                piece.skip : piece.skip + piece.end - piece.start
+            ]
+        elif base is not None and piece.start < base_limit:
+            got = await base.read(piece.start, min(piece.end, base_limit) - piece.start)
+            out[where : where + len(got)] = got
+    return bytes(out)
+
+
+async def _record(log: StagedFile, piece: Piece) -> bytes:
+    assert piece.record is not None
+    if piece.end - piece.start >= _IN_THREAD:
+        return await trio.to_thread.run_sync(log.read_record, piece.record)
+    return log.read_record(piece.record)
+
+
+class InlineSource:
+    """A small content, ready for upload."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    async def read_into(self, offset: int, buf: memoryview) -> None:
+        """Fill `buf` from `offset`."""
+        buf[:] = self._data[offset : offset + len(buf)]
+
+
+class StagedSource:
+    """A snapshot of staged content, ready for upload."""
+
+    def __init__(self, snapshot: StagedSnapshot, base: FileNode | None) -> None:
+        self._snapshot = snapshot
+        self._base = base
+        self.size = snapshot.size
+
+    async def read_into(self, offset: int, buf: memoryview) -> None:
+        """Fill `buf` from `offset`."""
+        step = 1 << 20
+        for start in range(0, len(buf), step):
+            end = min(start + step, len(buf))
+            buf[start:end] = await read_staged(self._snapshot, self._base, offset + start, offset + end)

@@ -1,0 +1,193 @@
+"""What a directory shows: the state last seen on the grid, with the journal laid over it."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
+
+from lafsfs.errors import FormatError
+from lafsfs.formats import metadata as posix_metadata
+from lafsfs.formats.dirnode import Entry, Packed, parse_metadata
+from lafsfs.nodes.directory import Directory, Snapshot
+from lafsfs.tree.inodes import Inode
+
+NAME_MAX = 255
+FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
+UNKNOWN = 0  # inode number of a kid that nobody looked at yet
+
+
+class Pending(NamedTuple):
+    """A name that differs from the grid. `ino` None: removed. `base`: digest of the entry it replaces there."""
+
+    ino: int | None
+    base: bytes | None
+    base_ino: int | None
+    version: int
+
+
+def digest(raw: bytes | None) -> bytes | None:
+    """Identifies an entry as it stands on the grid."""
+    return None if raw is None else hashlib.blake2b(raw, digest_size=16).digest()
+
+
+class Folder:
+    """The names of one directory.
+
+    `kids` maps each visible name to (cookie, inode number); cookies grow and are never reused. `snapshot` is what was
+    last seen on the grid; `pending` holds the names that differ from it, `publishing` the entries on their way,
+    `attempts` digests of entries that may have reached the grid without our knowing.
+    `lock` is held while the snapshot is fetched, compared or published; names change without it, never across an await.
+    """
+
+    def __init__(self, inode: Inode, node: Directory | None) -> None:
+        self.inode = inode
+        self.node = node
+        self.snapshot: Snapshot | None = None
+        self.kids: dict[bytes, tuple[int, int]] = {}
+        self.order: dict[int, bytes] = {}
+        self.pending: dict[bytes, Pending] = {}
+        self.publishing: dict[bytes, bytes | None] = {}
+        self.attempts: dict[bytes, set[bytes]] = {}
+        self.stored_names: dict[bytes, str] = {}
+        self.loaded = False
+        self.checked = float("-inf")
+        self.lock = trio.Lock()
+        self._next = FIRST_COOKIE
+        self._cookies: list[int] | None = None
+
+    # --- names ---------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.kids)
+
+    def show(self, name: bytes, ino: int) -> None:
+        """Make `name` stand for `ino`; an existing name keeps its cookie."""
+        old = self.kids.get(name)
+        if old is None:
+            self.order[self._next] = name
+            self.kids[name] = (self._next, ino)
+            self._next += 1
+        else:
+            self.kids[name] = (old[0], ino)
+
+    def hide(self, name: bytes) -> None:
+        """Take `name` away."""
+        cookie, _ = self.kids.pop(name)
+        del self.order[cookie]
+
+    def after(self, cookie: int) -> Iterator[tuple[int, bytes, int]]:
+        """(cookie, name, inode number) of all names past `cookie`, in an order that never changes."""
+        cookies = self._cookies
+        if cookies is None or (self.order and cookies[-1:] != [next(reversed(self.order))]):
+            cookies = self._cookies = list(self.order)
+        for position in range(bisect_right(cookies, cookie), len(cookies)):
+            name = self.order.get(cookies[position])
+            if name is not None:
+                yield cookies[position], name, self.kids[name][1]
+
+    def lay_journal(self) -> None:
+        """Show the pending names over what was adopted."""
+        for name, pending in self.pending.items():
+            if pending.ino is not None:
+                self.show(name, pending.ino)
+            elif name in self.kids:
+                self.hide(name)
+
+    def stored(self, name: bytes) -> str:
+        """The name under which the grid keeps `name` (design.md section 4); chosen once, then kept."""
+        known = self.stored_names.get(name)
+        if known is not None:
+            return known
+        stored, raw = posix_metadata.stored_name(name, self._taken)
+        if raw is not None:
+            self.stored_names[name] = stored
+        return stored
+
+    def _taken(self, stored: str) -> bool:
+        if self.snapshot is not None and self.snapshot.packed.raw(stored) is not None:
+            return True
+        return stored in self.stored_names.values() or stored.encode() in self.pending
+
+    def base_raw(self, name: bytes) -> bytes | None:
+        """The entry of `name` as last seen on the grid."""
+        if self.snapshot is None:
+            return None
+        stored = self.stored_names.get(name)
+        if stored is None:
+            try:
+                stored = name.decode()
+            except UnicodeDecodeError:
+                return None
+        raw = self.snapshot.packed.raw(stored)
+        if raw is not None and name not in self.stored_names and _has_own_name(raw):
+            return None  # that entry is shown under another name
+        return raw
+
+    # --- what the grid holds ---------------------------------------------------------------------------
+
+    def adopt(self, snapshot: Snapshot) -> list[tuple[bytes, int]]:
+        """Take a newer state of the grid. Pending names stay ours.
+
+        Returns the names that look different now, each with the inode number it led to before.
+        """
+        old = self.snapshot.packed if self.snapshot is not None else Packed.parse(b"")
+        old_names = self.stored_names
+        shown = {name: stored for name, stored in old_names.items() if name in self.pending}
+        self.snapshot, self.stored_names = snapshot, shown
+        changed: list[tuple[bytes, int]] = []
+        seen: set[bytes] = set()
+        for stored in snapshot.packed.names():
+            raw = snapshot.packed.raw(stored)
+            assert raw is not None
+            name = self._shown_name(stored, raw)
+            seen.add(name)
+            if name in self.pending:
+                continue
+            if name not in self.kids:
+                self.show(name, UNKNOWN)
+                changed.append((name, UNKNOWN))
+            elif raw != old.raw(old_names.get(name) or stored):
+                changed.append((name, self.kids[name][1]))
+        for name in [name for name in self.kids if name not in seen and name not in self.pending]:
+            changed.append((name, self.kids[name][1]))
+            self.hide(name)
+        return changed
+
+    def _shown_name(self, stored: str, raw: bytes) -> bytes:
+        name = _own_name(raw) if _has_own_name(raw) else None
+        plain = stored.encode()
+        if name is None:
+            name = plain if _addressable(plain) else _substitute(stored)
+        elif not _addressable(name):
+            name = _substitute(stored)
+        if name in self.stored_names and self.stored_names[name] != stored:
+            name = plain if plain not in self.stored_names else _substitute(stored)
+        if name != plain:
+            self.stored_names[name] = stored
+        return name
+
+
+def _has_own_name(raw: bytes) -> bool:
+    return b'"name": "' in raw
+
+
+def _own_name(raw: bytes) -> bytes | None:
+    try:
+        return posix_metadata.decode(parse_metadata(Entry.parse(raw).metadata))[1]
+    except FormatError:
+        return None
+
+
+def _addressable(name: bytes) -> bool:
+    return 0 < len(name) <= NAME_MAX and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+
+
+def _substitute(stored: str) -> bytes:
+    """A name that the kernel can use for one that it cannot."""
+    mark = hashlib.blake2b(stored.encode(), digest_size=4).hexdigest().encode()
+    clean = stored.replace("/", "∕").replace("\0", "␀").encode()[:200]
+    return clean.decode(errors="ignore").encode() + b"~" + mark

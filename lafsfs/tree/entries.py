@@ -1,0 +1,126 @@
+"""Directory entries <-> inodes: what an edge on the grid says about a file, and what we write there."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from lafsfs.errors import FormatError
+from lafsfs.formats import metadata as posix_metadata
+from lafsfs.formats.caps import ChkCap, DirCap, LiteralCap, UnknownCap, parse
+from lafsfs.formats.dirnode import (
+    Entry,
+    child_entry,
+    make_entry,
+    merge_metadata,
+    open_rw,
+    pack_metadata,
+    parse_metadata,
+    understand,
+)
+from lafsfs.tree.attributes import Attributes, foreign_attributes, from_posix, to_posix
+from lafsfs.tree.inodes import Caps, Inode
+from lafsfs.tree.options import TreeOptions
+
+_PREFIXES = (b"ro.", b"imm.")
+_DIRECTORY = b"URI:DIR2"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one entry on the grid says: `ino` and `nlink` None where the entry does not tell."""
+
+    attributes: Attributes
+    caps: Caps
+    ino: int | None
+    nlink: int | None
+    xattrs: dict[bytes, bytes] | None
+    extra: bytes | None
+
+
+def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
+    """Read one entry. Foreign and damaged metadata never raise: defaults take their place."""
+    entry = Entry.parse(raw)
+    caps = _caps_of(entry, writekey)
+    metadata = _metadata_of(entry)
+    posix, _ = posix_metadata.decode(metadata)
+    is_dir = _is_directory(entry.ro_uri or caps[0])
+    size = content_size(caps)
+    extra = _foreign(metadata)
+    if posix is None or stat.S_ISDIR(posix.mode) != is_dir:
+        times = posix_metadata.classic_times(metadata)
+        ids = (options.uid, options.gid, options.umask)
+        return Seen(foreign_attributes(is_dir, size or 0, times, ids), caps, None, None, None, extra)
+    if size is None:
+        size = posix.size or 0
+    xattrs = dict(posix.xattrs) or None
+    return Seen(from_posix(posix, size), caps, posix.ino, posix.nlink, xattrs, extra)
+
+
+def _caps_of(entry: Entry, writekey: bytes | None) -> Caps:
+    """(rw_uri, ro_uri); rw empty for whoever cannot open it."""
+    try:
+        rw = open_rw(entry.rwdata, writekey) if writekey is not None and entry.rwdata else b""
+    except FormatError:
+        rw = b""
+    return rw, entry.ro_uri
+
+
+def is_directory_entry(raw: bytes) -> bool:
+    """Whether an entry leads to a directory."""
+    return _is_directory(Entry.parse(raw).ro_uri)
+
+
+def write_entry(
+    inode: Inode, stored: str, name: bytes, old_raw: bytes | None, writekey: bytes | None
+) -> bytes:
+    """The entry of `inode` as it will stand on the grid; keys of other clients in the replaced entry survive."""
+    assert inode.caps is not None
+    old = _metadata_of(Entry.parse(old_raw)) if old_raw is not None else None
+    if old is None and inode.extra is not None:
+        old = json.loads(inode.extra)
+    posix = to_posix(inode.attributes, inode.ino, inode.nlink, inode.xattrs)
+    mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old)
+    merged = merge_metadata(old, mine, time.time())
+    rw, ro = inode.caps
+    try:
+        return child_entry(stored, understand(rw, ro, deep_immutable=False), merged, writekey)
+    except FormatError:  # a cap that we cannot use is still somebody's: it stays as it was
+        return make_entry(stored, ro, rw, pack_metadata(merged), writekey)
+
+
+def same_object(raw: bytes, other: bytes) -> bool:
+    """Whether two entries lead to the same content, whatever their metadata says."""
+    return Entry.parse(raw).ro_uri == Entry.parse(other).ro_uri
+
+
+def content_size(caps: Caps) -> int | None:
+    """The size that a cap itself tells; 0 for what cannot be read, None for mutable files."""
+    cap = parse(caps[0] or caps[1])
+    if isinstance(cap, ChkCap):
+        return cap.size
+    if isinstance(cap, LiteralCap):
+        return len(cap.data)
+    return 0 if isinstance(cap, UnknownCap | DirCap) else None
+
+
+def _is_directory(text: bytes) -> bool:
+    for prefix in _PREFIXES:
+        text = text.removeprefix(prefix)
+    return text.startswith(_DIRECTORY)
+
+
+def _metadata_of(entry: Entry) -> dict[str, Any]:
+    try:
+        return parse_metadata(entry.metadata)
+    except FormatError:
+        return {}
+
+
+def _foreign(metadata: dict[str, Any]) -> bytes | None:
+    ours = ("lafsfs", "tahoe", "mtime", "ctime")
+    rest = {key: value for key, value in metadata.items() if key not in ours}
+    return json.dumps(rest).encode() if rest else None

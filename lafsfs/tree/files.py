@@ -1,0 +1,318 @@
+"""Open files: read, write, truncate, sync."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from lafsfs.formats.caps import LiteralCap, parse
+from lafsfs.nodes.maker import FileNode
+from lafsfs.tree.attributes import now
+from lafsfs.tree.change import Change
+from lafsfs.tree.contents import read_staged
+from lafsfs.tree.inodes import Inline, Inode, Staged
+from lafsfs.tree.staging import Buffer, StagedFile
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+INLINE_MAX = 16 * 1024  # unpublished contents up to this size live in the journal
+SIZE_MAX = (1 << 63) - 1
+_IN_THREAD = 64 * 1024  # larger writes leave the event loop
+
+
+class OpenFile:
+    """A handle. `reader` is the node of the content it reads, made on first use for `version` of the inode."""
+
+    __slots__ = ("inode", "reader", "version", "writable")
+
+    def __init__(self, inode: Inode, writable: bool) -> None:
+        self.inode = inode
+        self.writable = writable
+        self.reader: FileNode | None = None
+        self.version = -1
+
+
+class Files:
+    """All open files of a tree.
+
+    Changes of one file are serialised by a lock per inode, taken only where a change awaits (large writes in a worker
+    thread, rewriting a log); small ones are done without an await and are atomic by that.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._handles: dict[int, OpenFile] = {}
+        self._locks: dict[int, trio.Lock] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    # --- handles -------------------------------------------------------------------------------------
+
+    async def open(self, inode: Inode, flags: int) -> int:
+        """A new handle; O_TRUNC empties the file. EROFS where the content cannot be changed."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable or flags & os.O_TRUNC:
+            self._tree.check_writable(inode)
+        handle = self._new_handle(inode, writable)
+        if flags & os.O_TRUNC:
+            try:
+                await self.truncate(inode, 0)
+            except BaseException:
+                await self.release(handle)
+                raise
+        return handle
+
+    def opened(self, inode: Inode, writable: bool) -> int:
+        """A handle of a file that was just created."""
+        return self._new_handle(inode, writable)
+
+    def _new_handle(self, inode: Inode, writable: bool) -> int:
+        number = self._next
+        self._next += 1
+        self._handles[number] = OpenFile(inode, writable)
+        inode.opens += 1
+        inode.writers += writable
+        return number
+
+    def inode_of(self, handle: int) -> Inode:
+        """The inode of a handle; EBADF if there is no such handle."""
+        return self._handle(handle).inode
+
+    def _handle(self, number: int) -> OpenFile:
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    async def release(self, handle: int) -> None:
+        """The last reference to a handle is gone."""
+        file = self._handles.pop(handle, None)
+        if file is None:
+            return
+        inode = file.inode
+        inode.opens -= 1
+        inode.writers -= file.writable
+        if inode.opens == 0:
+            self._locks.pop(inode.ino, None)
+            self._settle(inode)
+        if file.writable and inode.writers == 0 and inode.dirty and inode.nlink > 0:
+            self._tree.publisher.file_changed(inode)
+
+    def _settle(self, inode: Inode) -> None:
+        """Nobody has the file open any more: give back what only an open file needs."""
+        content = inode.content
+        if isinstance(content, Inline):
+            if inode.nlink > 0:
+                content.data = None
+        elif isinstance(content, Staged):
+            if inode.nlink <= 0:
+                content.file.remove()
+            else:
+                content.file.idle()
+        self._tree.inodes.drop_if_unused(inode)
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    async def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
+        file = self._handle(handle)
+        return await self.read_inode(file.inode, offset, size, file)
+
+    async def read_inode(self, inode: Inode, offset: int, size: int, file: OpenFile | None = None) -> bytes:
+        """As `read`, for content without a handle (symlink targets)."""
+        end = min(offset + size, inode.attributes.size)
+        if offset >= end:
+            return b""
+        content = inode.content
+        if isinstance(content, Inline):
+            return self.inline_data(inode, content)[offset:end]
+        if isinstance(content, Staged):
+            return await read_staged(content.file, self._reader(inode, file), offset, end)
+        reader = self._reader(inode, file)
+        return b"" if reader is None else await reader.read(offset, end - offset)
+
+    def inline_data(self, inode: Inode, content: Inline) -> bytes:
+        """The bytes of a small unpublished content; kept in memory while the file is open."""
+        if content.data is not None:
+            return content.data
+        data = self._tree.journal.content(inode.ino)
+        if inode.opens:
+            content.data = data
+        return data
+
+    def _reader(self, inode: Inode, file: OpenFile | None) -> FileNode | None:
+        if inode.caps is None:
+            return None
+        if file is None:
+            return self._tree.file_node(inode.caps)
+        if file.reader is None or file.version != inode.version:
+            file.reader = self._tree.file_node(inode.caps)
+            file.version = inode.version
+        return file.reader
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    async def write(self, handle: int, offset: int, data: Buffer) -> int:
+        """Put `data` at `offset`; on return it survives a crash of this process."""
+        inode = self._handle(handle).inode
+        self._tree.check_writable(inode)
+        if offset + len(data) > SIZE_MAX:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        lock = self._locks.get(inode.ino)
+        if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
+            self._write_now(inode, offset, data)
+            return len(data)
+        async with self._lock(inode):
+            staged = self._to_staged(inode)
+            mtime = now()
+            placed = await trio.to_thread.run_sync(staged.append, offset, data, mtime)
+            staged.place(placed, mtime)
+            self._grown(inode, staged, mtime)
+            if staged.wasteful:
+                await self._rewrite(inode, staged)
+        return len(data)
+
+    def _lock(self, inode: Inode) -> trio.Lock:
+        return self._locks.setdefault(inode.ino, trio.Lock())
+
+    def _write_now(self, inode: Inode, offset: int, data: Buffer) -> None:
+        content = inode.content
+        size = max(inode.attributes.size, offset + len(data))
+        if not isinstance(content, Staged):
+            old = self._whole_if_at_hand(inode)
+            if old is not None and size <= INLINE_MAX:
+                self._put_inline(inode, _patched(old, offset, data))
+                return
+        staged = self._to_staged(inode)
+        mtime = now()
+        staged.write(offset, data, mtime)
+        self._grown(inode, staged, mtime)
+
+    def _grown(self, inode: Inode, staged: StagedFile, mtime: int) -> None:
+        """A staged log holds new bytes: the attributes follow in memory, the log itself is their journal."""
+        inode.attributes = inode.attributes._replace(size=staged.size, mtime=mtime, ctime=mtime)
+        inode.version += 1
+        self._tree.publisher.file_written(inode)
+
+    def _whole_if_at_hand(self, inode: Inode) -> bytes | None:
+        """The whole content if it is small and needs no network."""
+        content = inode.content
+        if isinstance(content, Inline):
+            return self.inline_data(inode, content)
+        if content is not None or inode.attributes.size > INLINE_MAX or inode.caps is None:
+            return None
+        cap = parse(inode.caps[1])
+        return cap.data if isinstance(cap, LiteralCap) else None
+
+    def _put_inline(self, inode: Inode, data: bytes, **times: int) -> None:
+        change = Change(self._tree)
+        change.content(inode, Inline(data))
+        if times:
+            change.touch(inode, size=len(data), **times)
+        else:
+            change.touch(inode, size=len(data))
+            change.stamp(inode)
+        old = inode.content
+        if isinstance(old, Staged):
+            change.then(old.file.remove)
+        change.commit()
+
+    def _to_staged(self, inode: Inode) -> StagedFile:
+        """Give the file a log of its own if it has none; the journal names it on return."""
+        content = inode.content
+        if isinstance(content, Staged):
+            return content.file
+        area = self._tree.staging
+        if isinstance(content, Inline):
+            staged = area.create(0, 0)
+            staged.write(0, self.inline_data(inode, content), inode.attributes.mtime)
+        else:
+            size = inode.attributes.size
+            staged = area.create(size, size if inode.caps is not None else 0)
+        staged.fd()  # the file must exist before the journal names it
+        change = Change(self._tree)
+        change.content(inode, Staged(staged))
+        try:
+            change.commit()
+        except BaseException:
+            staged.remove()
+            raise
+        return staged
+
+    async def truncate(self, inode: Inode, size: int, **times: int) -> None:
+        """Set the size; mtime and ctime are now unless given."""
+        self._tree.check_writable(inode)
+        if size > SIZE_MAX:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        async with self._lock(inode):
+            old = b"" if size == 0 else None
+            if not isinstance(inode.content, Staged) and size <= INLINE_MAX and old is None:
+                old = self._whole_if_at_hand(inode)
+            if old is not None:
+                self._put_inline(inode, old[:size].ljust(size, b"\0"), **times)
+                return
+            staged = self._to_staged(inode)
+            mtime = times.get("mtime", now())
+            staged.truncate(size, mtime)
+            self._grown(inode, staged, mtime)
+            if times:
+                change = Change(self._tree)
+                change.touch(inode, **times)
+                change.commit()
+
+    async def _rewrite(self, inode: Inode, old: StagedFile) -> None:
+        """Copy what still counts of a log into a fresh one. The caller holds the lock."""
+        fresh = self._tree.staging.create(old.size, old.base_limit)
+        try:
+            await trio.to_thread.run_sync(_copy_live, old, fresh)
+            await trio.to_thread.run_sync(fresh.sync)
+            change = Change(self._tree)
+            change.content(inode, Staged(fresh))
+            change.then(old.remove)
+            change.commit()
+        except BaseException:
+            fresh.remove()
+            raise
+
+    # --- the disk and the grid -------------------------------------------------------------------------
+
+    async def sync(self, handle: int) -> None:
+        """fsync: as durable on return as the mount's `fsync` option promises (contrib/doc/durability.md)."""
+        inode = self._handle(handle).inode
+        if isinstance(inode.content, Staged):
+            await trio.to_thread.run_sync(inode.content.file.sync)
+        await self._tree.sync(inode)
+
+
+def _patched(old: bytes, offset: int, data: Buffer) -> bytes:
+    if offset == len(old):
+        return b"".join((old, data))
+    out = bytearray(old)
+    if offset > len(out):
+        out += bytes(offset - len(out))
+    out[offset : offset + len(data)] = data
+    return bytes(out)
+
+
+def _copy_live(old: StagedFile, fresh: StagedFile) -> None:
+    """Copy all mapped bytes, joining neighbours into full records."""
+    mtime = old.mtime or 0
+    start, held = 0, bytearray()
+    for piece in old.extents:
+        assert piece.record is not None
+        if held and (piece.start != start + len(held) or len(held) >= 1 << 20):
+            fresh.write(start, held, mtime)
+            held = bytearray()
+        if not held:
+            start = piece.start
+        held += old.read_record(piece.record)[piece.skip : piece.skip + piece.end - piece.start]
+    if held:
+        fresh.write(start, held, mtime)
+    if fresh.size != old.size:
+        fresh.truncate(old.size, mtime)

@@ -1,0 +1,189 @@
+"""The inode table: what the kernel holds, what is open, what is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lafsfs.tree.attributes import Attributes
+from lafsfs.tree.staging import StagedFile
+
+if TYPE_CHECKING:
+    from lafsfs.tree.directories import Folder
+
+ROOT = 1
+
+Caps = tuple[bytes, bytes]  # (rw_uri, ro_uri) as a directory entry holds them; b"" where there is none
+Link = tuple[int, bytes]  # (inode number of the directory, name)
+
+
+class Inline:
+    """Unpublished content small enough to live in the journal. `data` is a copy kept while the file is open."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes | None) -> None:
+        self.data = data
+
+
+class Staged:
+    """Unpublished content in a log of its own, over the content that `Inode.caps` stands for."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, file: StagedFile) -> None:
+        self.file = file
+
+
+class Inode:
+    """One file, directory or special file.
+
+    `content` is None when the bytes are those of `caps`. `caps` is None when the object is not on the grid yet.
+    `anchors` counts the inodes in memory whose names are in this directory.
+    `extra` holds metadata keys of other clients that must survive a rename. `pending` counts the changed edges that
+    lead here; `stored` says whether the journal has a row. `version` grows with every change of content.
+    """
+
+    __slots__ = (
+        "anchors",
+        "attributes",
+        "caps",
+        "content",
+        "extra",
+        "folder",
+        "ino",
+        "links",
+        "lookups",
+        "nlink",
+        "opens",
+        "pending",
+        "stored",
+        "version",
+        "writers",
+        "xattrs",
+    )
+
+    def __init__(self, ino: int, attributes: Attributes, caps: Caps | None, nlink: int = 1) -> None:
+        self.ino = ino
+        self.attributes = attributes
+        self.caps = caps
+        self.nlink = nlink
+        self.links: tuple[Link, ...] = ()
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.extra: bytes | None = None
+        self.content: Inline | Staged | None = None
+        self.folder: Folder | None = None
+        self.anchors = 0
+        self.lookups = 0
+        self.opens = 0
+        self.writers = 0
+        self.pending = 0
+        self.stored = False
+        self.version = 0
+
+    @property
+    def is_dir(self) -> bool:
+        return self.attributes.is_dir
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the content, or the existence of a directory, is not on the grid yet."""
+        return self.content is not None or self.caps is None
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody would miss this object: it can be built again from the grid."""
+        held = self.lookups > 0 or self.opens > 0 or self.anchors > 0
+        return not held and not self.stored and self.ino != ROOT
+
+    def row(self) -> list[object]:
+        """The journal's form of this inode."""
+        content: list[object] | None = None
+        if isinstance(self.content, Inline):
+            content = ["i"]
+        elif isinstance(self.content, Staged):
+            file = self.content.file
+            content = ["s", file.name, file.first_size, file.first_limit, file.length]
+        parent = self.links[0] if self.is_dir and self.links else None
+        return [
+            list(self.attributes),
+            self.nlink,
+            self.xattrs,
+            self.extra,
+            self.caps,
+            content,
+            parent,
+        ]
+
+
+class InodeTable:
+    """All inodes in memory, by number."""
+
+    def __init__(self) -> None:
+        self._inodes: dict[int, Inode] = {}
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(self._inodes.values())
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._inodes
+
+    def get(self, ino: int) -> Inode | None:
+        return self._inodes.get(ino)
+
+    def add(self, inode: Inode) -> None:
+        self._inodes[inode.ino] = inode
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Forget an inode that can be built again, and the directories that only it held."""
+        if not inode.unused or self._inodes.get(inode.ino) is not inode:
+            return
+        del self._inodes[inode.ino]
+        for directory, _ in inode.links:
+            self._release(directory)
+
+    def link(self, inode: Inode, directory: int, name: bytes) -> None:
+        """Remember that `name` in `directory` leads to `inode`."""
+        if (directory, name) not in inode.links:
+            inode.links = (*inode.links, (directory, name))
+            parent = self._inodes.get(directory)
+            if parent is not None:
+                parent.anchors += 1
+
+    def unlink(self, inode: Inode, directory: int, name: bytes) -> None:
+        """`name` in `directory` leads somewhere else now."""
+        if (directory, name) in inode.links:
+            inode.links = tuple(link for link in inode.links if link != (directory, name))
+            self._release(directory)
+
+    def _release(self, directory: int) -> None:
+        parent = self._inodes.get(directory)
+        if parent is not None:
+            parent.anchors -= 1
+            self.drop_if_unused(parent)
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel gave up `count` references."""
+        inode = self._inodes.get(ino)
+        if inode is not None:
+            inode.lookups -= count
+            self.drop_if_unused(inode)
+
+    def fresh_number(self) -> int:
+        """A number never used before (63 random bits)."""
+        while True:
+            number = secrets.randbits(63)
+            if number > ROOT and number not in self._inodes:
+                return number
+
+
+def derived_number(directory: int, name: bytes, salt: bytes = b"") -> int:
+    """The inode number of an entry that carries none: the same on every mount as long as it keeps its place."""
+    key = directory.to_bytes(8, "big") + salt
+    digest = hashlib.blake2b(name, key=key, digest_size=8, person=b"lafsfs inode").digest()
+    return max(int.from_bytes(digest, "big") >> 1, ROOT + 1)

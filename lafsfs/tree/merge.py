@@ -1,0 +1,50 @@
+"""Our edges onto a newer version of a directory: who wins, and what a kept loser is called. Pure."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Collection
+
+from lafsfs.tree.directories import NAME_MAX, digest
+from lafsfs.tree.entries import same_object
+
+
+class Verdict(enum.Enum):
+    """What to do with one of our changes."""
+
+    APPLY = "ours goes to the grid"
+    DROP = "the other's change wins over our removal"
+    CONFLICT = "both changed it: the other's stays under the name, ours is kept under another"
+
+
+def decide(
+    theirs: bytes | None, ours: bytes | None, base: bytes | None, attempts: Collection[bytes]
+) -> Verdict:
+    """Compare the grid's entry with ours. `base` is the digest that ours was made against, `attempts` digests of what
+    we may have written there ourselves; None stands for no entry.
+    """
+    there = digest(theirs)
+    if there == base or there in attempts or theirs is None or theirs == ours:
+        return Verdict.APPLY
+    if ours is None:
+        return Verdict.DROP
+    if same_object(theirs, ours):
+        return Verdict.APPLY
+    return Verdict.CONFLICT
+
+
+def conflict_name(name: bytes, label: str, when: float, taken: Callable[[bytes], bool]) -> bytes:
+    """`a.txt` -> `a.conflict-<label>-<time>.txt`: the extension stays last, the result is free and fits."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(when))
+    stem, dot, extension = name.rpartition(b".")
+    if not stem or len(extension) > 16:
+        stem, dot, extension = name, b"", b""
+    number = 0
+    while True:
+        mark = f".conflict-{label}-{stamp}{f'-{number}' if number else ''}".encode()
+        room = NAME_MAX - len(mark) - len(dot) - len(extension)
+        candidate = stem[:room] + mark + dot + extension
+        if not taken(candidate):
+            return candidate
+        number += 1

@@ -1,0 +1,37 @@
+"""How a working tree behaves; all of it chosen at mount time."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def _host_label() -> str:
+    return socket.gethostname().split(".")[0] or "host"
+
+
+@dataclass(frozen=True)
+class TreeOptions:
+    """Settings of one mounted tree.
+
+    `publish_delay` and `refresh` are seconds. `uid`, `gid` and `umask` give owners and modes to entries that
+    other clients made without POSIX attributes. `staging_limit` bounds the bytes of unpublished content kept on
+    the local disk (None: the disk is the limit). `label` names this mount in conflict copies.
+    `directory_wait` is how long a directory waits for children that are still uploading before it is published
+    without them.
+    """
+
+    read_only: bool = False
+    fsync: Literal["local", "grid"] = "local"
+    publish_delay: float = 1.0
+    refresh: float = 5.0
+    staging_limit: int | None = None
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    umask: int = 0o022
+    label: str = field(default_factory=_host_label)
+    directory_wait: float = 30.0
+    upload_slots: int = 8
+    upload_memory: int = 64 << 20

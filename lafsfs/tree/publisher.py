@@ -1,0 +1,187 @@
+"""The journal to the grid: children before parents, paced, retried for ever (design.md section 3).
+
+Two queues of jobs, keyed by inode number: contents to upload and directories to publish. A directory is published when
+its children are on the grid, or without the late ones after `directory_wait`; a finished child wakes its directory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from lafsfs.errors import PendingError
+from lafsfs.formats.caps import MutableWriteCap, parse
+from lafsfs.tree.change import Change
+from lafsfs.tree.contents import InlineSource, StagedSource
+from lafsfs.tree.directories import Folder
+from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
+from lafsfs.tree.publishing import DirectoryPublisher
+from lafsfs.tree.queue import Job, Queue
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+OPEN_IDLE = 5.0  # seconds without a write after which an open file is published as it is
+OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
+PACE = 4.0  # a directory rests this many times as long as its last publishing took
+DIRECTORY_SLOTS = 8
+PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
+
+
+class Publisher:
+    """Owns what is on its way to the grid."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        options = tree.options
+        self.files = Queue(self._publish_file, options.upload_slots)
+        self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS)
+        self.waiting_removals: set[Folder] = (
+            set()
+        )  # directories with names that wait for objects moved elsewhere
+        self._directory_publisher = DirectoryPublisher(tree)
+        self._rest_until: dict[int, float] = {}
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.files.run)
+            nursery.start_soon(self.directories.run)
+
+    # --- what changed ----------------------------------------------------------------------------------
+
+    def file_changed(self, inode: Inode) -> None:
+        """The content of a file is (or was just made) unpublished."""
+        now = trio.current_time()
+        wait = OPEN_IDLE if inode.writers else self._tree.options.publish_delay
+        self.files.want(inode.ino, now + wait)
+
+    def file_written(self, inode: Inode) -> None:
+        """An open file got more bytes: it is published when it rests, or at the latest some time after it began."""
+        job = self.files.get(inode.ino)
+        if job is None:
+            self.file_changed(inode)
+        elif job.due - trio.current_time() < OPEN_IDLE / 2:
+            latest = job.since + OPEN_LATEST
+            self.files.want(inode.ino, min(trio.current_time() + OPEN_IDLE, max(latest, trio.current_time())))
+
+    def directory_changed(self, folder: Folder) -> None:
+        """Names, or what they lead to, differ from the grid."""
+        ino = folder.inode.ino
+        if not folder.pending and folder.inode.caps is not None:
+            return
+        due = trio.current_time() + self._tree.options.publish_delay
+        self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)
+
+    # --- files -------------------------------------------------------------------------------------------
+
+    async def _publish_file(self, job: Job) -> None:
+        inode = self._tree.inodes.get(job.key)
+        if inode is None or inode.nlink <= 0 or inode.content is None:
+            return
+        version = inode.version
+        caps = await self._upload(inode)
+        if inode.nlink <= 0:
+            return
+        if inode.version != version:
+            job.again = trio.current_time() + (
+                OPEN_IDLE if inode.writers else self._tree.options.publish_delay
+            )
+            return
+        change = Change(self._tree)
+        change.content(inode, None)
+        change.caps(inode, caps)
+        if isinstance(inode.content, Staged):
+            change.then(inode.content.file.remove)
+        change.commit()
+
+    async def _upload(self, inode: Inode) -> Caps:
+        """Send the content as it is now; the caps under which it can be read."""
+        content, tree = inode.content, self._tree
+        base = tree.file_node(inode.caps) if inode.caps is not None else None
+        if isinstance(content, Inline):
+            return await self._send(inode, InlineSource(tree.files.inline_data(inode, content)))
+        assert isinstance(content, Staged)
+        log = content.file
+        log.pin()
+        try:
+            return await self._send(inode, StagedSource(log.snapshot(), base))
+        finally:
+            log.unpin()
+            if inode.opens == 0:
+                log.idle()
+
+    async def _send(self, inode: Inode, source: InlineSource | StagedSource) -> Caps:
+        nodes = self._tree.nodes
+        old = parse(inode.caps[0]) if inode.caps is not None and inode.caps[0] else None
+        if isinstance(old, MutableWriteCap):  # a mutable file keeps its cap
+            assert inode.caps is not None
+            data = bytearray(source.size)
+            await source.read_into(0, memoryview(data))
+            node = nodes.mutable_file(old)
+            await node.overwrite(bytes(data), await node.latest())
+            return inode.caps
+        cap = await nodes.upload(source)
+        return b"", cap.to_bytes()
+
+    # --- directories -------------------------------------------------------------------------------------
+
+    async def _publish_directory(self, job: Job) -> None:
+        inode = self._tree.inodes.get(job.key)
+        if inode is None or inode.folder is None or inode.nlink <= 0:
+            return
+        folder = inode.folder
+        began = trio.current_time()
+        deadline = job.since + self._tree.options.directory_wait
+        again = await self._directory_publisher.publish(folder, began >= deadline)
+        if again:
+            job.parked = job.again is None
+            wanted = max(deadline, trio.current_time() + PARKED_CHECK)
+            job.again = wanted if job.again is None else job.again
+        ended = trio.current_time()
+        self._rest_until[inode.ino] = 0.0 if self.directories.hurried else ended + PACE * (ended - began)
+        if len(self._rest_until) > 10_000:
+            self._rest_until = {ino: until for ino, until in self._rest_until.items() if until > ended}
+
+    # --- waiting -------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is on the grid."""
+        return not len(self.files) and not len(self.directories)
+
+    async def drain(self, timeout: float | None) -> None:
+        """Publish all there is now; PendingError when `timeout` seconds were not enough."""
+        self.files.hurry()
+        self.directories.hurry()
+        try:
+            with trio.move_on_after(float("inf") if timeout is None else timeout):
+                while not self.idle:
+                    await self._progress()
+                return
+            left = len(self.files) + len(self.directories)
+            raise PendingError(f"{left} changes are not on the grid yet; they are safe in the journal")
+        finally:
+            self.files.relax()
+            self.directories.relax()
+
+    async def wait_for(self, inode: Inode) -> None:
+        """Return when `inode` as it is now can be reached on the grid from the root."""
+        while inode.nlink > 0 and not self._directory_publisher.is_published(inode):
+            self.files.hurry_one(inode.ino)
+            for directory in self._tree.ancestors(inode):
+                self.directories.hurry_one(directory.ino)
+            await self._progress()
+
+    async def _progress(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def wait(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, self.files.changed)
+            nursery.start_soon(wait, self.directories.changed)
+            if self.idle:
+                nursery.cancel_scope.cancel()

@@ -1,0 +1,352 @@
+"""Publishing one directory: which of its changes are ready, onto which version, and what the journal forgets then.
+
+What keeps a moved object reachable from the root at any instant (contrib/doc/concurrency.md):
+
+* a name is added only when what it leads to is on the grid;
+* a removed name whose object lives on elsewhere waits until it can be reached there;
+* a replaced name whose object lives on elsewhere, but not yet on the grid, leaves that object under a temporary
+  name in the same version, removed later by the rule before (so two exchanged names cannot wait for each other).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from lafsfs.errors import UncoordinatedWriteError
+from lafsfs.formats.dirnode import Entry, make_entry
+from lafsfs.formats.packed import Packed
+from lafsfs.nodes.directory import Snapshot
+from lafsfs.tree.change import Change
+from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
+from lafsfs.tree.entries import write_entry
+from lafsfs.tree.inodes import ROOT, Inode
+from lafsfs.tree.journal import Batch, EdgeRow
+from lafsfs.tree.merge import Verdict, conflict_name, decide
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+PARKED = b".lafsfs-moving-"
+ROUNDS = 8  # collisions in a row before the queue's back-off takes over
+
+
+class Sent(NamedTuple):
+    """One name of a version on its way."""
+
+    name: bytes
+    stored: str
+    pending: Pending | None  # None: a temporary name for a moved object
+    raw: bytes | None
+    ino: int | None
+
+
+class DirectoryPublisher:
+    """Publishes directories; the directory's lock is held meanwhile."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    async def publish(self, folder: Folder, late: bool) -> bool:
+        """Put what is ready of `folder` on the grid. True when something is left that no event will wake.
+
+        `late`: do not wait for children any longer. GridError when the grid does not take it.
+        """
+        async with folder.lock:
+            if folder.inode.nlink <= 0:
+                return False
+            if folder.inode.caps is None:
+                return await self._create(folder, late)
+            if not folder.pending:
+                self._settle(folder)
+                return False
+            if not folder.loaded:
+                await self._tree.load(folder)
+            ready, waiting = self._split(folder)
+            if waiting and not late:
+                return True
+            if ready:
+                await self._publish(folder, ready)
+            return bool(folder.pending)
+
+    def _split(self, folder: Folder) -> tuple[list[bytes], int]:
+        """(names that can go now, number of names that must wait for their objects)."""
+        ready, waiting = [], 0
+        for name, pending in folder.pending.items():
+            if pending.ino is None:
+                if self._may_remove(folder, name, pending):
+                    ready.append(name)
+                continue
+            inode = self._tree.inodes.get(pending.ino)
+            if inode is not None and not inode.dirty:
+                ready.append(name)
+            else:
+                waiting += 1
+        return ready, waiting
+
+    # --- a new directory ---------------------------------------------------------------------------------
+
+    async def _create(self, folder: Folder, late: bool) -> bool:
+        ready, waiting = self._split(folder)
+        if waiting and not late:
+            return True
+        sent: list[Sent] = []
+
+        def make(writekey: bytes) -> Packed:
+            sent.extend(self._sent(folder, name, None, writekey) for name in ready)
+            return Packed().with_changes({one.stored: one.raw for one in sent if one.raw is not None})
+
+        folder.publishing = dict.fromkeys(ready)
+        try:
+            node, snapshot = await self._tree.nodes.create_directory(make)
+        finally:
+            folder.publishing = {}
+        folder.node, folder.snapshot = node, snapshot
+        folder.checked = trio.current_time()
+        change = Change(self._tree)
+        change.caps(folder.inode, (node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
+        change.commit()
+        self._done(folder, sent)
+        return bool(folder.pending)
+
+    # --- a known one -------------------------------------------------------------------------------------
+
+    async def _publish(self, folder: Folder, ready: list[bytes]) -> None:
+        node = folder.node
+        assert node is not None
+        for round_ in range(ROUNDS):
+            self._merge(folder, ready)
+            ready = [name for name in ready if name in folder.pending]
+            base = folder.snapshot
+            sent = self._plan(folder, ready, base)
+            if not sent:
+                return
+            changes = {one.stored: one.raw for one in sent}
+            packed = base.packed.with_changes(changes) if base else Packed().with_changes(changes)
+            self._remember(folder, sent)
+            folder.publishing = {one.name: one.raw for one in sent}
+            try:
+                folder.snapshot = await node.publish(base, packed)
+            except UncoordinatedWriteError:
+                log.info("a directory was changed by somebody else; merging")
+                await trio.sleep(random.uniform(0.05, 0.2) * 2**round_)
+                self._tree.absorb(folder, await node.read())
+                ready, _ = self._split(folder)
+                continue
+            finally:
+                folder.publishing = {}
+            folder.checked = trio.current_time()
+            self._done(folder, sent)
+            return
+        raise UncoordinatedWriteError("others keep writing this directory")
+
+    def _plan(self, folder: Folder, ready: list[bytes], base: Snapshot | None) -> list[Sent]:
+        assert folder.node is not None
+        writekey = folder.node.writekey
+        sent: list[Sent] = []
+        for name in ready:
+            old = base.packed.raw(folder.stored(name)) if base is not None else None
+            sent.append(self._sent(folder, name, old, writekey))
+            parked = self._park(folder, name, old, writekey)
+            if parked is not None:
+                sent.append(parked)
+        return sent
+
+    def _sent(self, folder: Folder, name: bytes, old: bytes | None, writekey: bytes | None) -> Sent:
+        pending = folder.pending[name]
+        stored = folder.stored(name)
+        if pending.ino is None:
+            return Sent(name, stored, pending, None, None)
+        inode = self._tree.inode(pending.ino)
+        keep = old if pending.base_ino == pending.ino else None
+        return Sent(name, stored, pending, write_entry(inode, stored, name, keep, writekey), inode.ino)
+
+    def _park(self, folder: Folder, name: bytes, old: bytes | None, writekey: bytes | None) -> Sent | None:
+        pending = folder.pending[name]
+        if pending.ino is None or pending.base_ino in (None, pending.ino) or old is None:
+            return None
+        moved = self._tree.inodes.get(pending.base_ino)
+        if moved is None or moved.nlink <= 0 or self._reachable(moved, {(folder.inode.ino, name)}):
+            return None
+        temporary = PARKED + f"{moved.ino:x}".encode()
+        entry = Entry.parse(old)
+        rw = moved.caps[0] if moved.caps is not None else b""
+        raw = make_entry(temporary.decode(), entry.ro_uri, rw, entry.metadata, writekey)
+        return Sent(temporary, temporary.decode(), None, raw, moved.ino)
+
+    # --- merging -----------------------------------------------------------------------------------------
+
+    def _merge(self, folder: Folder, ready: list[bytes]) -> None:
+        """Hold our changes against the newest version; those that lose are dropped or renamed."""
+        for name in ready:
+            pending = folder.pending[name]
+            theirs = folder.snapshot.packed.raw(folder.stored(name)) if folder.snapshot is not None else None
+            ours = None
+            if pending.ino is not None and digest(theirs) != pending.base:
+                inode = self._tree.inode(pending.ino)
+                writekey = folder.node.writekey if folder.node is not None else None
+                ours = write_entry(inode, folder.stored(name), name, None, writekey)
+            verdict = decide(theirs, ours, pending.base, folder.attempts.get(name, ()))
+            if verdict is Verdict.DROP:
+                self._let_theirs_stand(folder, name)
+            elif verdict is Verdict.CONFLICT:
+                self._keep_both(folder, name)
+
+    def _let_theirs_stand(self, folder: Folder, name: bytes) -> None:
+        batch = Batch()
+        batch.edges[folder.inode.ino, name] = None
+        self._tree.journal.commit(batch)
+        self._forget_pending(folder, name)
+        folder.show(name, UNKNOWN)
+        self._tree.kernel.entry_changed(folder.inode.ino, name)
+
+    def _keep_both(self, folder: Folder, name: bytes) -> None:
+        pending = folder.pending[name]
+        assert pending.ino is not None
+        inode = self._tree.inode(pending.ino)
+        taken = folder.kids.__contains__
+        other = conflict_name(name, self._tree.options.label, time.time(), taken)
+        change = Change(self._tree)
+        change.point(folder, other, inode)
+        change.point(folder, name, None)
+        change.commit()
+        self._let_theirs_stand(folder, name)
+        self._tree.conflicts.append(self._tree.path_of(inode))
+
+    # --- the journal -------------------------------------------------------------------------------------
+
+    def _remember(self, folder: Folder, sent: list[Sent]) -> None:
+        """Should we die before the answer comes, the next mount knows these entries as ours."""
+        for one in sent:
+            mark = digest(one.raw)
+            if mark is not None:
+                folder.attempts.setdefault(one.name, set()).add(mark)
+        batch = Batch()
+        batch.meta[attempts_key(folder.inode.ino)] = [
+            (name, sorted(marks)) for name, marks in folder.attempts.items()
+        ]
+        self._tree.journal.commit(batch)
+
+    def _done(self, folder: Folder, sent: list[Sent]) -> None:
+        """The grid has these names: forget what is still as it was sent, rebase what changed meanwhile."""
+        tree, directory = self._tree, folder.inode.ino
+        batch = Batch()
+        batch.meta[attempts_key(directory)] = None
+        changed: dict[bytes, Pending | None] = {}
+        for one in sent:
+            mark = digest(one.raw)
+            now = folder.pending.get(one.name)
+            if one.pending is None:
+                changed[one.name] = Pending(None, mark, one.ino, tree.next_version())
+            elif now is not None and now.version == one.pending.version:
+                changed[one.name] = None
+            elif now is not None:
+                changed[one.name] = now._replace(base=mark, base_ino=one.ino)
+        for name, pending in changed.items():
+            row = EdgeRow(name, pending.ino, pending.base, pending.base_ino) if pending else None
+            batch.edges[directory, name] = row
+        finished = self._finished(folder, changed)
+        for inode in finished:
+            batch.objects[inode.ino] = None
+        tree.journal.commit(batch)
+        for name, pending in changed.items():
+            if pending is None:
+                self._forget_pending(folder, name)
+            else:
+                folder.pending[name] = pending
+        folder.attempts.clear()
+        for inode in finished:
+            inode.stored = False
+            tree.inodes.drop_if_unused(inode)
+        self._settle(folder)
+        self._wake_waiting(sent)
+
+    def _finished(self, folder: Folder, changed: dict[bytes, Pending | None]) -> list[Inode]:
+        """Inodes whose journal rows are not needed once `changed` holds."""
+        gone: Counter[int] = Counter()
+        for name, pending in changed.items():
+            before = folder.pending.get(name)
+            if pending is None and before is not None and before.ino is not None:
+                gone[before.ino] += 1
+        inodes = ((self._tree.inodes.get(ino), count) for ino, count in gone.items())
+        return [inode for inode, count in inodes if inode and inode.pending == count and _is_settled(inode)]
+
+    def _forget_pending(self, folder: Folder, name: bytes) -> None:
+        pending = folder.pending.pop(name)
+        inode = self._tree.inodes.get(pending.ino) if pending.ino is not None else None
+        if inode is not None:
+            inode.pending -= 1
+
+    def _settle(self, folder: Folder) -> None:
+        """Drop the directory's own row when nothing is left to publish in it or of it."""
+        inode = folder.inode
+        if inode.stored and inode.ino != ROOT and inode.pending == 0 and _is_settled(inode):
+            batch = Batch()
+            batch.objects[inode.ino] = None
+            self._tree.journal.commit(batch)
+            inode.stored = False
+            self._tree.inodes.drop_if_unused(inode)
+
+    def _wake_waiting(self, sent: list[Sent]) -> None:
+        """Removals elsewhere may have waited for what was just published."""
+        waiting = self._tree.publisher.waiting_removals
+        for folder in list(waiting):
+            waiting.discard(folder)
+            self._tree.publisher.directory_changed(folder)
+
+    # --- reachability --------------------------------------------------------------------------------------
+
+    def _may_remove(self, folder: Folder, name: bytes, pending: Pending) -> bool:
+        if pending.base_ino is None:
+            return True
+        moved = self._tree.inodes.get(pending.base_ino)
+        if moved is None or moved.nlink <= 0 or not moved.links:
+            return True
+        if self._reachable(moved, {(folder.inode.ino, name)}):
+            return True
+        here = [link for link in moved.links if link[0] == folder.inode.ino]
+        if any(not moved.dirty for _ in here):
+            return True  # renamed within this directory: one version does both
+        self._tree.publisher.waiting_removals.add(folder)
+        return False
+
+    def _reachable(self, inode: Inode, without: set[tuple[int, bytes]]) -> bool:
+        """Whether the grid leads from the root to `inode` by edges other than `without`, as far as we know."""
+        if inode.ino == ROOT:
+            return True
+        for link in inode.links:
+            if link in without:
+                continue
+            parent = self._tree.inodes.get(link[0])
+            if parent is None or parent.folder is None:
+                return True  # its directory is not even loaded: nothing of it is pending
+            pending = parent.folder.pending.get(link[1])
+            if pending is not None and pending.base_ino != inode.ino:
+                continue
+            if self._reachable(parent, without | {link}):
+                return True
+        return False
+
+    def is_published(self, inode: Inode) -> bool:
+        """Whether the grid has this inode as it is now, and leads there from the root."""
+        if inode.ino == ROOT:
+            return inode.folder is None or not inode.folder.pending
+        if inode.dirty or inode.pending or (inode.folder is not None and inode.folder.pending):
+            return False
+        return self._reachable(inode, set())
+
+
+def _is_settled(inode: Inode) -> bool:
+    return not inode.dirty and (inode.folder is None or not inode.folder.pending)
+
+
+def attempts_key(directory: int) -> str:
+    """Where the journal keeps a directory's attempts."""
+    return f"attempts:{directory}"

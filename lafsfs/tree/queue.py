@@ -1,0 +1,170 @@
+"""Work that is due at some time, retried for ever with back-off, a bounded number of pieces at once."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+
+import trio
+
+from lafsfs.errors import LafsError
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = 1.0  # seconds
+LAST_RETRY = 60.0
+
+
+class Job:
+    """One piece of work. Times are those of `trio.current_time`."""
+
+    __slots__ = ("again", "due", "key", "parked", "reason", "running", "serial", "since", "tries")
+
+    def __init__(self, key: int, due: float, since: float) -> None:
+        self.key = key
+        self.due = due
+        self.since = since  # when it was first wanted
+        self.running = False
+        self.parked = False  # it waits for others: hurry does not help
+        self.again: float | None = None  # wanted again, at this time, while running
+        self.tries = 0  # failures in a row
+        self.reason = ""  # of the last failure
+        self.serial = 0
+
+
+class Queue:
+    """Jobs by key (inode number). `work` does one; raising means: again later. Used from the trio thread only."""
+
+    def __init__(self, work: Callable[[Job], Awaitable[None]], slots: int) -> None:
+        self._work = work
+        self._slots = slots
+        self._jobs: dict[int, Job] = {}
+        self._heap: list[tuple[float, int, Job]] = []
+        self._serial = itertools.count(1)
+        self._running = 0
+        self._wake = trio.Event()
+        self._hurried = 0
+        self.changed = trio.Event()  # replaced whenever a job ends or fails
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._jobs.values()))
+
+    def get(self, key: int) -> Job | None:
+        return self._jobs.get(key)
+
+    def want(self, key: int, due: float, *, sooner: bool = False) -> Job:
+        """Have the job done at `due`. A job that waits already is moved there (with `sooner`: only forward).
+
+        A job that failed keeps its back-off, unless somebody is in a hurry.
+        """
+        now = trio.current_time()
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = Job(key, due, now)
+        elif job.running:
+            job.again = due if job.again is None else min(job.again, due)
+            return job
+        elif (sooner and due >= job.due) or (job.tries and not self._hurried):
+            return job
+        job.due = due
+        job.parked = False
+        self._push(job)
+        return job
+
+    def hurry(self) -> None:
+        """From now until `relax`, nothing waits for its time; failed jobs are tried at once, then every second."""
+        self._hurried += 1
+        for job in self._jobs.values():
+            self._now(job)
+
+    def relax(self) -> None:
+        """Undo one `hurry`."""
+        self._hurried -= 1
+
+    @property
+    def hurried(self) -> bool:
+        return self._hurried > 0
+
+    def hurry_one(self, key: int) -> None:
+        """Do this job now."""
+        job = self._jobs.get(key)
+        if job is not None:
+            self._now(job)
+
+    def _now(self, job: Job) -> None:
+        if not job.running:
+            job.due = trio.current_time()
+            job.parked = False
+            self._push(job)
+
+    def _push(self, job: Job) -> None:
+        job.serial = next(self._serial)
+        heapq.heappush(self._heap, (job.due, job.serial, job))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Do jobs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                next_due = self._start_due(nursery)
+                with trio.move_on_at(next_due):
+                    await self._wake.wait()
+
+    def _start_due(self, nursery: trio.Nursery) -> float:
+        now = trio.current_time()
+        while self._heap and self._running < self._slots:
+            due, serial, job = self._heap[0]
+            if serial != job.serial or job.running:
+                heapq.heappop(self._heap)
+            elif due > now and (job.tries or job.parked or not self._hurried):
+                return due
+            else:
+                heapq.heappop(self._heap)
+                job.running, job.parked = True, False
+                self._running += 1
+                nursery.start_soon(self._do, job)
+        return float("inf")
+
+    async def _do(self, job: Job) -> None:
+        try:
+            await self._work(job)
+        except LafsError as problem:
+            self._failed(job, str(problem))
+        except OSError as problem:
+            self._failed(job, problem.strerror or type(problem).__name__)
+        except Exception as problem:
+            log.exception("publishing failed unexpectedly")
+            self._failed(job, f"internal error ({type(problem).__name__})")
+        else:
+            job.tries, job.reason = 0, ""
+            if job.again is None:
+                del self._jobs[job.key]
+            else:
+                self._again(job, job.again)
+        finally:
+            self._running -= 1
+            job.running = False
+            self._wake.set()
+            done, self.changed = self.changed, trio.Event()
+            done.set()
+
+    def _failed(self, job: Job, reason: str) -> None:
+        job.tries += 1
+        job.reason = reason
+        if job.tries == 1:
+            log.warning("not published yet, will be tried again: %s", reason)
+        wait = FIRST_RETRY if self._hurried else min(FIRST_RETRY * 2.0 ** (job.tries - 1), LAST_RETRY)
+        self._again(job, trio.current_time() + wait * random.uniform(0.8, 1.2))
+
+    def _again(self, job: Job, due: float) -> None:
+        job.again = None
+        job.running = False
+        job.due = due
+        self._push(job)

@@ -1,0 +1,67 @@
+"""What is not on the grid yet, and why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import trio
+
+from lafsfs.tree.queue import Job
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+ITEMS = 1000  # listed one by one; the counts are always of all
+
+
+@dataclass(frozen=True)
+class PendingItem:
+    """One file or directory that differs from the grid. `next_try` is Unix seconds, None while it is on its way."""
+
+    path: str
+    kind: Literal["file", "directory"]
+    size: int
+    state: Literal["waiting", "uploading", "retrying"]
+    reason: str
+    next_try: float | None
+
+
+@dataclass(frozen=True)
+class TreeStatus:
+    """Counts of everything pending, the first items of it, recent errors and conflict copies."""
+
+    pending_files: int = 0
+    pending_directories: int = 0
+    pending_bytes: int = 0
+    items: list[PendingItem] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+
+def status_of(tree: Tree) -> TreeStatus:
+    """The status now; never waits."""
+    items: list[PendingItem] = []
+    size = 0
+    for job in tree.publisher.files:
+        inode = tree.inodes.get(job.key)
+        count = inode.attributes.size if inode is not None else 0
+        size += count
+        if len(items) < ITEMS:
+            items.append(_item(tree, job, "file", count))
+    for job in tree.publisher.directories:
+        if len(items) < ITEMS:
+            items.append(_item(tree, job, "directory", 0))
+    files, directories = len(tree.publisher.files), len(tree.publisher.directories)
+    return TreeStatus(files, directories, size, items, list(tree.errors), list(tree.conflicts))
+
+
+def _item(tree: Tree, job: Job, kind: Literal["file", "directory"], size: int) -> PendingItem:
+    inode = tree.inodes.get(job.key)
+    path = tree.path_of(inode) if inode is not None else "?"
+    if job.running:
+        return PendingItem(path, kind, size, "uploading", job.reason, None)
+    wait = max(job.due - trio.current_time(), 0.0)
+    state: Literal["waiting", "retrying"] = "retrying" if job.tries else "waiting"
+    return PendingItem(path, kind, size, state, job.reason, time.time() + wait)

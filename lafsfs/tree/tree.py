@@ -1,0 +1,212 @@
+"""The working tree: what was last seen on the grid plus the journal (design.md section 3).
+
+Everything runs on one trio loop. Names and attributes change in one Change without an await; what waits (the grid,
+large writes) is listed in contrib/doc/concurrency.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import trio
+
+from lafsfs.errors import JournalError, ReadOnlyError
+from lafsfs.formats.caps import Cap, DirCap, UnknownCap, parse
+from lafsfs.nodes.maker import FileNode, NodeMaker
+from lafsfs.tree.attributes import new_attributes
+from lafsfs.tree.changing import Changing
+from lafsfs.tree.directories import Folder
+from lafsfs.tree.files import Files
+from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable
+from lafsfs.tree.journal import Journal
+from lafsfs.tree.namespace import Namespace
+from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.publisher import Publisher
+from lafsfs.tree.recovery import recover
+from lafsfs.tree.sealing import state_key, subkey
+from lafsfs.tree.staging import StagingArea
+from lafsfs.tree.status import TreeStatus, status_of
+from lafsfs.tree.viewing import Viewing
+
+log = logging.getLogger(__name__)
+
+
+class Tree(Viewing):
+    """One mounted root. Make it with `open_tree`."""
+
+    def __init__(self, nodes: NodeMaker, root: DirCap, state_dir: Path, options: TreeOptions) -> None:
+        self.nodes = nodes
+        self.options = options
+        self.inodes = InodeTable()
+        self.errors: deque[str] = deque(maxlen=20)
+        self.conflicts: deque[str] = deque(maxlen=200)
+        self._frozen = False
+        self._measured = {}
+        self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()
+        self._version = 0
+        key = state_key(root)
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.journal = Journal(state_dir / "journal.sqlite", key)
+        self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)
+        self.publisher = Publisher(self)
+        self.files = Files(self)
+        self.names = Namespace(self)
+        self.changing = Changing(self)
+        self._make_root(root)
+
+    def _make_root(self, root: DirCap) -> None:
+        mode = 0o40000 | (0o777 & ~self.options.umask)
+        attributes = new_attributes(mode, self.options.uid, self.options.gid)
+        writable = root.is_writable
+        caps = (root.to_bytes() if writable else b"", root.read_cap().to_bytes())
+        inode = Inode(ROOT, attributes, caps, nlink=2)
+        inode.folder = Folder(inode, self.nodes.directory(root))
+        inode.lookups = 1
+        self.inodes.add(inode)
+
+    def next_version(self) -> int:
+        """A number that grows."""
+        self._version += 1
+        return self._version
+
+    # --- finding things ------------------------------------------------------------------------------------
+
+    def ancestors(self, inode: Inode) -> Iterator[Inode]:
+        """The directories above, nearest first, as far as they are in memory."""
+        seen: set[int] = set()
+        links = list(inode.links)
+        while links:
+            directory = self.inodes.get(links.pop()[0])
+            if directory is not None and directory.ino not in seen:
+                seen.add(directory.ino)
+                yield directory
+                links += directory.links
+
+    def path_of(self, inode: Inode) -> str:
+        """A path below the root by which the inode is known, for people."""
+        parts: list[bytes] = []
+        while inode.ino != ROOT and inode.links and len(parts) < 1000:
+            directory, name = inode.links[0]
+            parts.append(name)
+            above = self.inodes.get(directory)
+            if above is None:
+                parts.append(b"...")
+                break
+            inode = above
+        return b"/".join(reversed(parts)).decode(errors="backslashreplace") or "/"
+
+    def file_node(self, caps: Caps) -> FileNode:
+        """The node that reads what `caps` stand for; EIO for caps that give no access to any content."""
+        cap = parse(caps[0] or caps[1])
+        if isinstance(cap, UnknownCap | DirCap) or cap.is_verifier:
+            raise OSError(errno.EIO, "a capability of a kind that cannot be read")
+        known = self._shared_nodes.get(caps[1])
+        if known is None:
+            known = self.nodes.file(cap)
+            if not cap.is_mutable:  # readers of immutable content share what they fetch
+                self._shared_nodes[caps[1]] = known
+        return known
+
+    # --- permission to change ------------------------------------------------------------------------------
+
+    @property
+    def read_only(self) -> bool:
+        return self.options.read_only or self._frozen
+
+    def freeze(self) -> None:
+        """From now on changes are answered EROFS."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Changes are possible again."""
+        self._frozen = False
+
+    def check_changeable(self, folder: Folder) -> None:
+        """ReadOnlyError unless names in this directory can be changed."""
+        if self.read_only or (folder.node is not None and not folder.node.writable):
+            raise ReadOnlyError("read-only file system")
+
+    def check_writable(self, inode: Inode) -> None:
+        """ReadOnlyError unless this content, and the edges that lead to it, can be changed."""
+        if self.read_only:
+            raise ReadOnlyError("read-only file system")
+        if inode.caps is not None:
+            cap = parse(inode.caps[0] or inode.caps[1])
+            if isinstance(cap, UnknownCap) or (cap.is_mutable and not cap.is_writable):
+                raise ReadOnlyError("this file is held by a read-only capability")
+            if cap.is_mutable:
+                return
+        for directory, _ in inode.links:
+            parent = self.inodes.get(directory)
+            if parent is not None and parent.folder is not None:
+                self.check_changeable(parent.folder)
+
+    # --- durability ------------------------------------------------------------------------------------------
+
+    async def sync(self, inode: Inode | None = None) -> None:
+        """What changed so far is on the local disk; with `fsync=grid` and an inode, on the grid as well."""
+        await trio.to_thread.run_sync(self.journal.sync)
+        if inode is not None and self.options.fsync == "grid":
+            await self.publisher.wait_for(inode)
+
+    async def drain(
+        self, timeout: float | None = None, progress: Callable[[TreeStatus], None] | None = None
+    ) -> None:
+        """Publish all that is pending, open files included. PendingError when `timeout` seconds did not do."""
+        async with trio.open_nursery() as nursery:
+            if progress is not None:
+                nursery.start_soon(self._report, progress)
+            try:
+                await self.publisher.drain(timeout)
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def _report(self, progress: Callable[[TreeStatus], None]) -> None:
+        while True:
+            progress(self.status())
+            await trio.sleep(0.2)
+
+    def status(self) -> TreeStatus:
+        """What is pending; never waits."""
+        return status_of(self)
+
+    async def cap_at(self, path: bytes) -> Cap:
+        """The strongest cap of what is at `path` below the root; publishes it first if it is not on the grid."""
+        inode = self.inode(ROOT)
+        for name in path.split(b"/"):
+            if name:
+                inode = await self.names.lookup(inode.ino, name)
+        if inode.dirty:
+            await self.publisher.drain(None)
+        if inode.caps is None:
+            raise JournalError("that object is not on the grid")
+        return parse(inode.caps[0] or inode.caps[1])
+
+
+@asynccontextmanager
+async def open_tree(
+    nodes: NodeMaker, root: DirCap, state_dir: Path, options: TreeOptions
+) -> AsyncIterator[Tree]:
+    """Open the tree of `root`, recovering what `state_dir` holds. JournalError, NoSpaceError, GridError.
+
+    On exit everything acknowledged is on the local disk; what is pending goes on at the next opening.
+    """
+    tree = Tree(nodes, root, state_dir, options)
+    try:
+        recover(tree)
+        await tree.open_root()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tree.publisher.run)
+            nursery.start_soon(tree.journal.sync_loop)
+            try:
+                yield tree
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        tree.journal.close()
