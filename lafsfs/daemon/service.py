@@ -13,7 +13,7 @@ from typing import Any, Literal
 import trio
 
 from lafsfs.daemon import mountpoint, report
-from lafsfs.errors import BadCapError, BusyError, LafsError, PendingError, UsageError
+from lafsfs.errors import BadCapError, BusyError, LafsError, PendingError, UnknownAliasError, UsageError
 from lafsfs.formats.caps import Cap, UnknownCap
 from lafsfs.tree.tree import Tree
 
@@ -107,8 +107,16 @@ class MountService:
         self._phase = "unmounted"
 
     async def cap(self, path: bytes, kind: str) -> Answer:
-        """The cap of what is at `path`: its strongest (`kind` "write"), its read cap or its verify cap."""
-        return {"cap": _diminished(await self._tree.cap_at(path), kind)}
+        """The cap of what is at `path`: its strongest (`kind` "write"), its read cap or its verify cap.
+
+        UnknownAliasError when there is nothing, BadCapError when there is no such cap of it.
+        """
+        try:
+            found = await self._tree.cap_at(path)
+        except OSError as error:
+            where = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+            raise UnknownAliasError(f"{where}: {error.strerror}") from error
+        return {"cap": _diminished(found, kind)}
 
     async def wind_down(self, grace: float) -> None:
         """Accepts no more changes and publishes what it can within `grace` seconds; `complete` tells
