@@ -102,15 +102,21 @@ class Folder:
         known = self.stored_names.get(name)
         if known is not None:
             return known
-        stored, raw = posix_metadata.stored_name(name, self._taken)
+        stored, raw = posix_metadata.stored_name(name, lambda candidate: self._taken(candidate, name))
         if raw is not None:
             self.stored_names[name] = stored
         return stored
 
-    def _taken(self, stored: str) -> bool:
-        if self.snapshot is not None and self.snapshot.packed.raw(stored) is not None:
+    def _taken(self, stored: str, name: bytes) -> bool:
+        """Whether a name other than `name` is kept, or will be, under `stored`."""
+        if stored in self.stored_names.values():
             return True
-        return stored in self.stored_names.values() or stored.encode() in self.pending
+        plain = stored.encode()
+        if plain == name:
+            return False
+        return plain in self.pending or (
+            self.snapshot is not None and self.snapshot.packed.raw(stored) is not None
+        )
 
     def base_raw(self, name: bytes) -> bytes | None:
         """The entry of `name` as last seen on the grid."""
