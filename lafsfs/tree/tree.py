@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from lafsfs.errors import JournalError, ReadOnlyError
+from lafsfs.errors import JournalError, PendingError, ReadOnlyError
 from lafsfs.formats.caps import Cap, DirCap, UnknownCap, parse
 from lafsfs.nodes.maker import FileNode, NodeMaker
 from lafsfs.tree.attributes import new_attributes
@@ -159,13 +159,18 @@ class Tree(Viewing):
         self, timeout: float | None = None, progress: Callable[[TreeStatus], None] | None = None
     ) -> None:
         """Publish all that is pending, open files included. PendingError when `timeout` seconds did not do."""
+        late: PendingError | None = None
         async with trio.open_nursery() as nursery:
             if progress is not None:
                 nursery.start_soon(self._report, progress)
             try:
                 await self.publisher.drain(timeout)
+            except PendingError as error:
+                late = error
             finally:
                 nursery.cancel_scope.cancel()
+        if late is not None:
+            raise late  # out here, so that the nursery does not put it into a group
 
     async def _report(self, progress: Callable[[TreeStatus], None]) -> None:
         while True:
