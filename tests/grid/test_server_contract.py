@@ -16,14 +16,14 @@ from lafsfs.formats.keys import LeaseSecrets
 from lafsfs.gbs.messages import TestWrite
 from lafsfs.grid.server import StorageServer
 from tests.support.storage import storage_servers
-from tests.support.tahoe_node import tahoe_storage_node
+from tests.support.tahoe import tahoe_storage
 
 
 @pytest.fixture(scope="module", params=["lafs-storage", pytest.param("tahoe", marks=[pytest.mark.tahoe])])
 def entry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerEntry]:
     directory = tmp_path_factory.mktemp(request.param)
     if request.param == "tahoe":
-        with tahoe_storage_node(directory / "node") as node:
+        with tahoe_storage(directory / "node") as node:
             yield ServerEntry(node.server_id, (node.nurl,), node.furl)
     else:
         with storage_servers(directory) as (server,):

@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,22 +229,38 @@ class TahoeClient(TahoeNode):
         return results
 
 
-@contextlib.contextmanager
-def tahoe_storage(directory: Path, *, start: bool = True) -> Iterator[TahoeStorage]:
-    """A storage node in a fresh directory, GBS on, nothing reserved."""
+def _storage_node(directory: Path) -> TahoeStorage:
     port = free_port()
     options = ["--webport", "none", "--port", f"tcp:{port}:interface=127.0.0.1"]
     _create("create-node", directory, *options, "--location", f"tcp:127.0.0.1:{port}")
     config = directory / "tahoe.cfg"
     text = config.read_text().replace("reserved_space = 1G", "reserved_space = 0\nforce_foolscap = false")
     config.write_text(text)
-    node = TahoeStorage(directory, port)
+    return TahoeStorage(directory, port)
+
+
+@contextlib.contextmanager
+def tahoe_storage(directory: Path, *, start: bool = True) -> Iterator[TahoeStorage]:
+    """A storage node in a fresh directory, GBS on, nothing reserved."""
+    node = _storage_node(directory)
     try:
         if start:
             node.start()
         yield node
     finally:
         node.stop()
+
+
+@contextlib.contextmanager
+def tahoe_storages(directory: Path, count: int) -> Iterator[list[TahoeStorage]]:
+    """`count` running storage nodes below `directory`, named t0, t1, …; made and started side by side."""
+    with ThreadPoolExecutor(4) as pool:
+        nodes = list(pool.map(_storage_node, (directory / f"t{number}" for number in range(count))))
+        try:
+            list(pool.map(TahoeStorage.start, nodes))
+            yield nodes
+        finally:
+            list(pool.map(TahoeStorage.stop, nodes))
 
 
 @contextlib.contextmanager
