@@ -90,7 +90,9 @@ class Params:
 
 
 def params_for(size: int, k: int, n: int, max_segsize: int = DEFAULT_MAX_SEGSIZE) -> Params:
-    """The parameters that a writer chooses."""
+    """The parameters that a writer chooses. FormatError for values that no file can have."""
+    if k < 1:
+        raise FormatError("encoding parameters out of range")
     return Params(size, k, n, roundup(min(max_segsize, size), k))
 
 

@@ -125,6 +125,7 @@ class _Placing:
         self._full: set[StorageServer] = {s for s in self._candidates if _too_small(s, file.share_size)}
         self._asked: set[StorageServer] = set()
         self._failures: list[str] = []
+        self._resuming = False
 
     def reasons(self) -> str:
         """What went wrong with servers, for people."""
@@ -132,7 +133,9 @@ class _Placing:
 
     async def run(self, preferred: Mapping[str, Iterable[int]], happy: int) -> None:
         """Allocate, and plan again while servers refuse and others may take their part."""
-        requests = self._resumed(preferred) or self._planned()
+        requests = self._resumed(preferred)
+        self._resuming = bool(requests)
+        requests = requests or self._planned()
         best = -1
         while requests:
             others = [s for s in self._candidates if s not in requests and s not in self._asked]
@@ -146,6 +149,7 @@ class _Placing:
             if complete and (reached >= happy or reached <= best):
                 break
             best = max(best, reached)
+            self._resuming = False
             requests = self._planned()
         await self._renew()
 
@@ -170,16 +174,15 @@ class _Placing:
         try:
             answer = await server.allocate(file.storage_index, shares, file.share_size, file.upload_secret)
             self._holds(server, answer.already_have)
-            allocated = dict.fromkeys(answer.allocated & shares, ((0, file.share_size),))
-            self._opens(server, allocated)
-            refused = shares - answer.already_have - answer.allocated
-            for shnum in sorted(refused):
+            fresh = frozenset() if self._resuming else answer.allocated & shares
+            self._opens(server, dict.fromkeys(fresh, ((0, file.share_size),)))
+            for shnum in sorted(shares - answer.already_have - fresh):
                 await self._join(server, shnum)
         except ServerError as error:
             self._failed(server, error)
 
     async def _join(self, server: StorageServer, shnum: int) -> None:
-        """A share that was neither allocated nor there: go on with it if it is our own unfinished upload.
+        """Find out what is missing of a share that is in progress, if it is our own upload.
 
         Our upload secret for a file is always the same, so that this also works after a crash.
         """

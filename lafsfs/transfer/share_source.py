@@ -52,18 +52,27 @@ class ShareSource:
     async def read_ueb(self) -> bytes:
         """The UEB, unchecked. Holds the hash trees in front of it too, unless they are large."""
         layout = await self.open()
-        room = layout.length_size + chk.MAX_UEB_SIZE
-        if not any(start + len(data) > layout.ueb for start, data in self._held):
+        ueb = self._ueb_in(self._held[-1]) if self._held else None
+        if ueb is None:
+            room = layout.length_size + chk.MAX_UEB_SIZE
             near = layout.ueb - _TAIL <= layout.crypttext_tree < layout.ueb
             start = layout.crypttext_tree if near else layout.ueb
             await self._hold(start, layout.ueb + room - start)
-        start, data = self._held[-1]
-        at = layout.ueb - start
-        length = int.from_bytes(data[at : at + layout.length_size], "big")
-        ueb = data[at + layout.length_size : at + layout.length_size + length]
-        if len(ueb) != length or not 0 < length <= chk.MAX_UEB_SIZE:
+            ueb = self._ueb_in(self._held[-1])
+        if ueb is None:
             raise CorruptShareError("the UEB is cut off")
         return ueb
+
+    def _ueb_in(self, region: tuple[int, bytes]) -> bytes | None:
+        """The UEB, if all of it is in that part of the share."""
+        layout = self.layout
+        assert layout is not None
+        start, data = region
+        at, size = layout.ueb - start, layout.length_size
+        length = int.from_bytes(data[at : at + size], "big") if at >= 0 else 0
+        if not 0 < length <= chk.MAX_UEB_SIZE or len(data) < at + size + length:
+            return None
+        return data[at + size : at + size + length]
 
     def forget(self) -> None:
         """Give back the memory of what is held."""

@@ -1,0 +1,125 @@
+"""The segment cache: its limit, who goes first, several processes, damage."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lafsfs.cache.segments import SegmentCache
+
+SI, UEB = b"s" * 16, b"u" * 32
+BLOCK = 4096
+
+
+def _bytes_below(directory: Path) -> int:
+    """Disk blocks of all files but the lock."""
+    sizes = [p.stat().st_size for p in directory.rglob("*") if p.is_file() and p.name != "lock"]
+    return sum(-(-size // BLOCK) * BLOCK for size in sizes)
+
+
+def test_keeps_what_it_was_given(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path / "c", 1 << 20)
+    assert cache.get(SI, UEB, "a") is None
+    assert cache.put(SI, UEB, "a", [b"one", memoryview(b"two")])
+    assert cache.get(SI, UEB, "a") == b"onetwo"
+    assert SegmentCache(tmp_path / "c", 1 << 20).get(SI, UEB, "a") == b"onetwo"
+    for other in ((b"t" * 16, UEB, "a"), (SI, b"v" * 32, "a"), (SI, UEB, "b")):
+        assert cache.get(*other) is None
+    assert cache.usage().used == BLOCK
+    cache.discard(SI, UEB, "a")
+    assert cache.get(SI, UEB, "a") is None
+    assert cache.usage().used == 0
+
+
+def test_names_tell_nothing(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path, 1 << 20)
+    cache.put(SI, UEB, "segment 0", [b"data"])
+    names = "".join(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert "segment" not in names
+    assert SI.decode() not in names
+
+
+def test_the_limit_is_never_exceeded_and_the_oldest_go(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path, 10 * BLOCK)
+    for i in range(10):
+        assert cache.put(SI, UEB, str(i), [bytes(BLOCK - i)])
+        _age(tmp_path, by=100)
+    assert cache.get(SI, UEB, "0") is not None  # now the one used last
+    assert cache.put(SI, UEB, "new", [b"x"])
+    assert _bytes_below(tmp_path) <= 9 * BLOCK
+    assert cache.usage().used == _bytes_below(tmp_path)
+    present = {i for i in range(10) if cache.get(SI, UEB, str(i)) is not None}
+    assert 0 in present
+    assert 1 not in present
+    assert cache.get(SI, UEB, "new") == b"x"
+
+
+def _age(directory: Path, by: float) -> None:
+    for path in directory.rglob("*"):
+        status = path.stat()
+        os.utime(path, (status.st_atime - by, status.st_mtime - by))
+
+
+@pytest.mark.parametrize("limit", [0, BLOCK, 3 * BLOCK])
+def test_what_is_larger_than_the_limit_is_not_kept(tmp_path: Path, limit: int) -> None:
+    cache = SegmentCache(tmp_path, limit)
+    assert not cache.put(SI, UEB, "a", [bytes(limit + 1)])
+    assert _bytes_below(tmp_path) == 0
+
+
+def test_a_count_that_a_crash_left_wrong_is_corrected(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path, 10 * BLOCK)
+    cache.put(SI, UEB, "a", [b"a"])
+    (tmp_path / "lock").write_bytes((9 * BLOCK).to_bytes(8, "big"))
+    (tmp_path / "incoming").write_bytes(bytes(100 * BLOCK))
+    assert cache.put(SI, UEB, "b", [bytes(2 * BLOCK)])
+    assert cache.usage().used == _bytes_below(tmp_path) == 3 * BLOCK
+    (tmp_path / "lock").write_bytes(b"")
+    assert cache.usage().used == 3 * BLOCK
+
+
+def test_random_use_by_many_threads(tmp_path: Path) -> None:
+    limit = 20 * BLOCK
+    caches = [SegmentCache(tmp_path, limit) for _ in range(4)]
+
+    def use(seed: int) -> None:
+        source = random.Random(seed)
+        for _ in range(100):
+            part, cache = str(source.randrange(40)), source.choice(caches)
+            found = cache.get(SI, UEB, part)
+            assert found in (None, part.encode() * 1000)
+            cache.put(SI, UEB, part, [part.encode() * 1000])
+            assert _bytes_below(tmp_path) <= limit + BLOCK  # files that move while they are counted
+
+    with ThreadPoolExecutor(4) as pool:
+        for result in [pool.submit(use, seed) for seed in range(4)]:
+            result.result()
+    assert caches[0].usage().used == _bytes_below(tmp_path) <= limit
+
+
+_FILL = """
+import sys
+from pathlib import Path
+from lafsfs.cache.segments import SegmentCache
+cache = SegmentCache(Path(sys.argv[1]), int(sys.argv[2]))
+for i in range(100):
+    assert cache.put(b"s" * 16, b"u" * 32, sys.argv[3] + str(i), [bytes(5000)])
+"""
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    limit = 30 * BLOCK
+    command = [sys.executable, "-c", _FILL, str(tmp_path), str(limit)]
+    running = [subprocess.Popen([*command, name]) for name in "abc"]
+    try:
+        assert [process.wait(60) for process in running] == [0, 0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    assert SegmentCache(tmp_path, limit).usage().used == _bytes_below(tmp_path) <= limit
