@@ -126,7 +126,8 @@ class Change:
             else:
                 ino = inode.ino if inode is not None else None
                 pending = Pending(ino, base, base_ino, self._tree.next_version())
-                batch.edges[directory.ino, name] = EdgeRow(name, ino, base, base_ino)
+                if old is None or old[:3] != pending[:3]:  # else the journal has that row already
+                    batch.edges[directory.ino, name] = EdgeRow(name, ino, base, base_ino)
             self._fields.setdefault(directory, {})  # the row keeps the directory's caps at hand
             planned.append((folder, name, inode, pending))
         return planned

@@ -123,6 +123,9 @@ class InodeTable:
 
     def __init__(self) -> None:
         self._inodes: dict[int, Inode] = {}
+        self._last_number = (
+            secrets.randbits(38) | 1 << 38
+        ) << 24  # 63 bits; 16 million numbers to the next start
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -175,11 +178,11 @@ class InodeTable:
             self.drop_if_unused(inode)
 
     def fresh_number(self) -> int:
-        """A number never used before (63 random bits)."""
+        """A number never used before: a random start for every mount, then ascending (neighbours in the journal)."""
         while True:
-            number = secrets.randbits(63)
-            if number > ROOT and number not in self._inodes:
-                return number
+            self._last_number += 1
+            if self._last_number not in self._inodes:
+                return self._last_number
 
 
 def derived_number(directory: int, name: bytes, salt: bytes = b"") -> int:

@@ -46,6 +46,7 @@ class Queue:
         self._serial = itertools.count(1)
         self._running = 0
         self._wake = trio.Event()
+        self._sleeping_until = float("-inf")
         self._hurried = 0
         self.changed = trio.Event()  # replaced whenever a job ends or fails
 
@@ -80,6 +81,7 @@ class Queue:
     def hurry(self) -> None:
         """From now until `relax`, nothing waits for its time; failed jobs are tried at once, then every second."""
         self._hurried += 1
+        self._wake.set()
         for job in self._jobs.values():
             self._now(job)
 
@@ -106,15 +108,17 @@ class Queue:
     def _push(self, job: Job) -> None:
         job.serial = next(self._serial)
         heapq.heappush(self._heap, (job.due, job.serial, job))
-        self._wake.set()
+        if job.due < self._sleeping_until:
+            self._sleeping_until = job.due
+            self._wake.set()
 
     async def run(self) -> None:
         """Do jobs until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 self._wake = trio.Event()
-                next_due = self._start_due(nursery)
-                with trio.move_on_at(next_due):
+                self._sleeping_until = self._start_due(nursery)
+                with trio.move_on_at(self._sleeping_until):
                     await self._wake.wait()
 
     def _start_due(self, nursery: trio.Nursery) -> float:
