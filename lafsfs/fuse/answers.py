@@ -6,30 +6,43 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FUSEError
 
 from lafsfs.errors import LafsError
 from lafsfs.tree.attributes import BLOCK
 from lafsfs.tree.inodes import Inode
+from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_S = TypeVar("_S", bound="HasTree")
 
 BLOCK_SIZE = 4096
 
 
-def answered(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+class HasTree(Protocol):
+    """Whoever handles requests for a tree."""
+
+    @property
+    def tree(self) -> Tree: ...
+
+
+def answered(
+    handler: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
     """A request handler that raises nothing but FUSEError: whatever goes wrong is answered, never ends the mount."""
 
     @functools.wraps(handler)
-    async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def wrapper(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        self.tree.last_request = trio.current_time()
         try:
-            return await handler(*args, **kwargs)
+            return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
         except OSError as problem:

@@ -39,7 +39,7 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, tree: Tree, timeout: float) -> None:
         super().__init__()
-        self._tree = tree
+        self.tree = tree
         self._timeout = timeout
 
     def _entry(self, inode: Inode) -> EntryAttributes:
@@ -54,11 +54,11 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return self._found(await self._tree.names.lookup(parent_inode, name))
+        return self._found(await self.tree.names.lookup(parent_inode, name))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for ino, count in inode_list:
-            self._tree.inodes.forget(ino, count)
+            self.tree.inodes.forget(ino, count)
 
     @answered
     async def mknod(
@@ -66,14 +66,14 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         owner = (ctx.uid, ctx.gid)
         mode &= ~ctx.umask
-        return self._found(await self._tree.names.create(parent_inode, name, mode, owner, rdev=rdev))
+        return self._found(await self.tree.names.create(parent_inode, name, mode, owner, rdev=rdev))
 
     @answered
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         mode = stat.S_IFDIR | stat.S_IMODE(mode) & ~ctx.umask
-        return self._found(await self._tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid)))
+        return self._found(await self.tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid)))
 
     @answered
     async def symlink(
@@ -81,21 +81,21 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         mode = stat.S_IFLNK | 0o777
         owner = (ctx.uid, ctx.gid)
-        return self._found(await self._tree.names.create(parent_inode, name, mode, owner, target=target))
+        return self._found(await self.tree.names.create(parent_inode, name, mode, owner, target=target))
 
     @answered
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._found(await self._tree.names.link(inode, new_parent_inode, new_name))
+        return self._found(await self.tree.names.link(inode, new_parent_inode, new_name))
 
     @answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._tree.names.unlink(parent_inode, name)
+        await self.tree.names.unlink(parent_inode, name)
 
     @answered
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._tree.names.rmdir(parent_inode, name)
+        await self.tree.names.rmdir(parent_inode, name)
 
     @answered
     async def rename(
@@ -107,13 +107,13 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        await self._tree.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self.tree.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     # --- attributes ------------------------------------------------------------------------------
 
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(await self._tree.measured(self._tree.inode(inode)))
+        return self._entry(await self.tree.measured(self.tree.inode(inode)))
 
     @answered
     async def setattr(
@@ -124,7 +124,7 @@ class Operations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        target = self._tree.inode(inode)
+        target = self.tree.inode(inode)
         new = NewAttributes(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -134,44 +134,47 @@ class Operations(pyfuse3.Operations):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        await self._tree.changing.set_attributes(target, new)
+        await self.tree.changing.set_attributes(target, new)
         return self._entry(target)
 
     @answered
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        link = self._tree.inode(inode)
-        return await self._tree.files.read_inode(link, 0, link.attributes.size)
+        link = self.tree.inode(inode)
+        return await self.tree.files.read_inode(link, 0, link.attributes.size)
 
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        total, free = self._tree.nodes.space()
-        return statvfs(total, free, len(self._tree.inodes))
+        total, free = self.tree.nodes.space()
+        return statvfs(total, free, len(self.tree.inodes))
 
     @answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        self._tree.changing.set_xattr(self._tree.inode(inode), name, value)
+        self.tree.changing.set_xattr(self.tree.inode(inode), name, value)
 
     @answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        values = self._tree.inode(inode).xattrs
+        values = self.tree.inode(inode).xattrs
         if not values or name not in values:
             raise FUSEError(errno.ENODATA)
         return values[name]
 
     @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return list(self._tree.inode(inode).xattrs or ())
+        return list(self.tree.inode(inode).xattrs or ())
 
     @answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        self._tree.changing.remove_xattr(self._tree.inode(inode), name)
+        self.tree.changing.remove_xattr(self.tree.inode(inode), name)
+
+    # There is no `flush`: every write is in the journal or its log when it returns, nothing is left to do at close,
+    # and a kernel that was once answered ENOSYS does not ask again.
 
     # --- files -----------------------------------------------------------------------------------
 
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        target = await self._tree.measured(self._tree.inode(inode))
-        handle = await self._tree.files.open(target, flags)
+        target = await self.tree.measured(self.tree.inode(inode))
+        handle = await self.tree.files.open(target, flags)
         return FileInfo(fh=handle, keep_cache=True)
 
     @answered
@@ -179,40 +182,37 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         mode = stat.S_IFREG | stat.S_IMODE(mode) & ~ctx.umask
-        inode = await self._tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid))
-        handle = self._tree.files.opened(inode, flags & os.O_ACCMODE != os.O_RDONLY)
+        inode = await self.tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid))
+        handle = self.tree.files.opened(inode, flags & os.O_ACCMODE != os.O_RDONLY)
         return FileInfo(fh=handle, keep_cache=True), self._found(inode)
 
     @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._tree.files.read(fh, off, size)
+        return await self.tree.files.read(fh, off, size)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return await self._tree.files.write(fh, off, buf)
-
-    async def flush(self, fh: FileHandleT) -> None:
-        """Every write is in the journal or its log when it returns: nothing is left to do at close."""
+        return await self.tree.files.write(fh, off, buf)
 
     @answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._tree.files.sync(fh)
+        await self.tree.files.sync(fh)
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
-        await self._tree.files.release(fh)
+        await self.tree.files.release(fh)
 
     # --- directories -----------------------------------------------------------------------------
 
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        await self._tree.folder(inode)
-        self._tree.inode(inode).opens += 1
+        await self.tree.folder(inode)
+        self.tree.inode(inode).opens += 1
         return inode
 
     @answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        tree = self._tree
+        tree = self.tree
         directory = tree.inode(fh)
         folder = await tree.folder(fh) if start_id == 0 else directory.folder
         assert folder is not None
@@ -232,11 +232,11 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._tree.sync(self._tree.inode(fh))
+        await self.tree.sync(self.tree.inode(fh))
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
-        inode = self._tree.inodes.get(fh)
+        inode = self.tree.inodes.get(fh)
         if inode is not None:
             inode.opens -= 1
-            self._tree.inodes.drop_if_unused(inode)
+            self.tree.inodes.drop_if_unused(inode)

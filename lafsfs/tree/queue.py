@@ -16,18 +16,20 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY = 1.0  # seconds
 LAST_RETRY = 60.0
+PATIENCE = 10.0
 
 
 class Job:
     """One piece of work. Times are those of `trio.current_time`."""
 
-    __slots__ = ("again", "due", "key", "parked", "reason", "running", "serial", "since", "tries")
+    __slots__ = ("again", "due", "key", "parked", "reason", "running", "serial", "since", "tries", "urgent")
 
     def __init__(self, key: int, due: float, since: float) -> None:
         self.key = key
         self.due = due
         self.since = since  # when it was first wanted
         self.running = False
+        self.urgent = False  # somebody waits for it
         self.parked = False  # it waits for others: hurry does not help
         self.again: float | None = None  # wanted again, at this time, while running
         self.tries = 0  # failures in a row
@@ -38,9 +40,15 @@ class Job:
 class Queue:
     """Jobs by key (inode number). `work` does one; raising means: again later. Used from the trio thread only."""
 
-    def __init__(self, work: Callable[[Job], Awaitable[None]], slots: int) -> None:
+    def __init__(
+        self, work: Callable[[Job], Awaitable[None]], slots: int, busy_until: Callable[[], float]
+    ) -> None:
+        """`busy_until`: the time before which work that nobody waits for should not compete with people's programs;
+        it is held back up to `PATIENCE` seconds, then done one at a time.
+        """
         self._work = work
         self._slots = slots
+        self._busy_until = busy_until
         self._jobs: dict[int, Job] = {}
         self._heap: list[tuple[float, int, Job]] = []
         self._serial = itertools.count(1)
@@ -103,6 +111,7 @@ class Queue:
         if not job.running:
             job.due = trio.current_time()
             job.parked = False
+            job.urgent = True
             self._push(job)
 
     def _push(self, job: Job) -> None:
@@ -129,12 +138,21 @@ class Queue:
                 heapq.heappop(self._heap)
             elif due > now and (job.tries or job.parked or not self._hurried):
                 return due
+            elif (held := self._held_until(job)) > now:
+                return held
             else:
                 heapq.heappop(self._heap)
-                job.running, job.parked = True, False
+                job.running, job.parked, job.urgent = True, False, False
                 self._running += 1
                 nursery.start_soon(self._do, job)
         return float("inf")
+
+    def _held_until(self, job: Job) -> float:
+        """When to look again at a job that is due while programs are busy with the tree."""
+        if job.urgent or self._hurried:
+            return 0.0
+        overdue = trio.current_time() > job.since + PATIENCE
+        return 0.0 if overdue and self._running == 0 else self._busy_until()
 
     async def _do(self, job: Job) -> None:
         try:
