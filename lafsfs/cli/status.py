@@ -80,7 +80,7 @@ def _items(items: list[dict[str, Any]]) -> Iterator[str]:
         line = f"            {item['state']:9} {item['path']} ({size_text(item['size'])})"
         if item["reason"]:
             line += f": {item['reason']}"
-        if item["next_try"] is not None:
+        if item["state"] == "retrying" and item["next_try"] is not None:
             line += f"; next try in {item['next_try']:.0f} s"
         yield line
     if len(items) > _ITEMS_SHOWN:
