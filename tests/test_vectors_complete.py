@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lafsfs.formats import base32
+from lafsfs.gbs.nurl import Furl, Nurl
 from tests import vectors_support as vectors
-from tests.vectors_support import reads
+from tests.vectors_support import every_leaf_of, reads
 
 _ROOT = Path(__file__).parent.parent
 
@@ -45,13 +47,31 @@ def _declared(report: Path) -> set[tuple[str, ...]]:
     return found
 
 
-@reads("meta.json")
+@reads()
 def test_every_section_is_read_by_some_check(tmp_path: Path) -> None:
     declared = _declared(tmp_path / "report.json")
     files = sorted(path.name for path in vectors.directory().glob("*.json"))
     sections = [(name, section) for name in files for section in vectors.load(name)]
     unread = [s for s in sections if s not in declared and s[:1] not in declared]
     assert not unread
+
+
+@reads("meta.json")
+def test_the_server_that_made_the_set() -> None:
+    with every_leaf_of(vectors.load("meta.json")) as meta:
+        assert meta["generator"]
+        assert meta["set"]
+        assert (
+            meta["recipe"] == "concatenate sha256(seed + ':' + decimal(i)) for i=0,1,2...; truncate to size"
+        )
+        server = meta["server"]
+        nurl, furl = Nurl.parse(server["nurl"]), Furl.parse(server["furl"])
+        assert nurl.to_string() == server["nurl"]
+        assert furl.to_string() == server["furl"]
+        assert nurl.spki == server["spki"]
+        assert base32.encode(furl.tubid) == server["tubid"]
+        # Nodes of today announce the text of their server id, which is base32 itself, in base32.
+        assert b"v0-" + base32.decode(server["permutation_seed_base32"]) == server["server_id"].encode()
 
 
 def _files_named_in(value: Any) -> set[str]:

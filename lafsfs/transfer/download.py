@@ -39,7 +39,9 @@ log = logging.getLogger(__name__)
 
 _WHOLE_SHARE = 256 << 10
 _REQUEST = 1 << 20
+_MOST_SEGMENTS = 512  # in one request; only matters when they are tiny
 _AHEAD_OF_ONE_READ = 8 << 20
+_REQUESTS_AHEAD = 8
 
 
 class ChkReader:
@@ -71,7 +73,8 @@ class ChkReader:
         parts = []
         for segnum in range(first, last + 1):
             horizon = min(limit, (segnum + 1) * segsize - 1 + max(ahead, _AHEAD_OF_ONE_READ))
-            self._start(file, segnum, max(segnum, horizon // segsize))
+            most = segnum + _REQUESTS_AHEAD * file.segments_per_request
+            self._start(file, segnum, min(most, max(segnum, horizon // segsize)))
             segment = await self._segment(file, segnum)
             begin = max(0, offset - segnum * segsize)
             end = min(len(segment), offset + size - segnum * segsize)
@@ -183,6 +186,10 @@ class ChkReader:
             fetch.error = None
         except LafsError as error:
             fetch.error = error
+        except Exception as error:
+            # A bug must fail the reads that wait for this, not everything else that uses the grid.
+            log.exception("fetching segments failed")
+            fetch.error = LafsError(f"reading failed: {type(error).__name__}")
         finally:
             self._ended(fetch, first, last)
         if self._cache is not None and fresh:
@@ -314,7 +321,8 @@ class _OpenFile:
         self.ueb_bytes = ueb_bytes
         self.layout = layout
         self.leaves = LeafHashes(ueb.params.num_segments, ueb.crypttext_root_hash)
-        self.segments_per_request = max(1, _REQUEST * ueb.params.k // ueb.params.segsize)
+        per_request = _REQUEST * ueb.params.k // ueb.params.segsize
+        self.segments_per_request = min(_MOST_SEGMENTS, max(1, per_request))
 
 
 def _decoded(

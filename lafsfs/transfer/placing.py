@@ -20,7 +20,7 @@ from lafsfs.grid.servers import Grid
 log = logging.getLogger(__name__)
 
 _ABORT_SECONDS = 5.0
-_QUERY_SECONDS = 15.0
+_LOOK_SECONDS = 2.0
 
 Missing = tuple[tuple[int, int], ...]
 
@@ -138,12 +138,15 @@ class _Placing:
         requests = requests or self._planned()
         best = -1
         while requests:
-            others = [s for s in self._candidates if s not in requests and s not in self._asked]
-            async with trio.open_nursery() as nursery:
-                for server, shares in requests.items():
-                    nursery.start_soon(self._allocate, server, shares)
-                for server in others:
-                    nursery.start_soon(self._look, server)
+            async with trio.open_nursery() as looking:
+                for server in self._candidates:
+                    if server not in requests and server not in self._asked and not server.health.quarantined:
+                        looking.start_soon(self._look, server)
+                async with trio.open_nursery() as allocating:
+                    for server, shares in requests.items():
+                        allocating.start_soon(self._allocate, server, shares)
+                # What others hold only saves work: it is not worth waiting for a server that is slow.
+                looking.cancel_scope.deadline = trio.current_time() + _LOOK_SECONDS
             reached = self.homes.happiness()
             complete = len(self.homes.shares()) == self._file.n
             if complete and (reached >= happy or reached <= best):
@@ -200,9 +203,8 @@ class _Placing:
     async def _look(self, server: StorageServer) -> None:
         self._asked.add(server)
         try:
-            with trio.fail_after(_QUERY_SECONDS):
-                self._holds(server, await server.immutable_shares(self._file.storage_index))
-        except (ServerError, trio.TooSlowError) as error:
+            self._holds(server, await server.immutable_shares(self._file.storage_index))
+        except ServerError as error:
             self._failed(server, error)
 
     def _holds(self, server: StorageServer, shares: Iterable[int]) -> None:
@@ -216,7 +218,7 @@ class _Placing:
 
     def _failed(self, server: StorageServer, error: Exception) -> None:
         log.info("no shares go to %s: %s", server.name, error)
-        self._failures.append(str(error) or f"{server.name} is slow")
+        self._failures.append(str(error))
         self._full.add(server)
         self._candidates.remove(server)
         self.homes.held.pop(server, None)

@@ -183,6 +183,22 @@ async def test_servers_die_and_stall_while_a_file_is_read(ten: list[StorageServe
         assert bytes(got) == data
 
 
+async def test_a_server_that_lags_gets_a_rival(ten: list[StorageServer]) -> None:
+    """Long before its own deadline is over: with these timeouts a request may take fifteen seconds."""
+    async with client(ten, MANY) as maker:
+        cap, data = await put(maker, 5000, "lag")
+        shares = shares_of(ten, cap)
+        node = maker.file(cap)
+        assert await node.read(0, 10) == data[:10]
+        _forget(maker)
+        for shnum in (0, 4, 8):
+            shares[shnum][0].pause()
+        with trio.fail_after(12):
+            assert await maker.file(cap).read(0, 5000) == data
+            _forget(maker)
+            assert await node.read(0, 5000) == data
+
+
 async def test_too_few_servers_answer(ten: list[StorageServer]) -> None:
     async with client(ten, MANY, timeouts=QUICK) as maker:
         cap, data = await put(maker, 5000, "eight dead")
