@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FIRST_RETRY = 1.0  # seconds
 LAST_RETRY = 60.0
 PATIENCE = 10.0
+LOOK_AGAIN = 0.02  # seconds between two looks at a job that waits for many others, in a hurry
 
 
 class Job:
@@ -74,14 +75,16 @@ class Queue:
         """
         now = trio.current_time()
         job = self._jobs.get(key)
+        if self._hurried:
+            due = min(due, now + LOOK_AGAIN if job is not None and job.parked else now)
         if job is None:
             job = self._jobs[key] = Job(key, due, now)
         elif job.running:
             job.again = due if job.again is None else min(job.again, due)
             return job
-        elif (sooner and due >= job.due) or (job.tries and not self._hurried):
+        elif (sooner and due >= job.due and not job.parked) or (job.tries and not self._hurried):
             return job
-        job.due = due
+        job.due = min(due, job.due) if sooner else due
         job.parked = False
         self._push(job)
         return job
@@ -89,7 +92,6 @@ class Queue:
     def hurry(self) -> None:
         """From now until `relax`, nothing waits for its time; failed jobs are tried at once, then every second."""
         self._hurried += 1
-        self._wake.set()
         for job in self._jobs.values():
             self._now(job)
 
@@ -116,9 +118,10 @@ class Queue:
 
     def _push(self, job: Job) -> None:
         job.serial = next(self._serial)
-        heapq.heappush(self._heap, (job.due, job.serial, job))
-        if job.due < self._sleeping_until:
-            self._sleeping_until = job.due
+        first = float("-inf") if job.urgent else job.due  # an urgent job stands before those that are held
+        heapq.heappush(self._heap, (first, job.serial, job))
+        if first < self._sleeping_until:
+            self._sleeping_until = first
             self._wake.set()
 
     async def run(self) -> None:
@@ -136,7 +139,7 @@ class Queue:
             due, serial, job = self._heap[0]
             if serial != job.serial or job.running:
                 heapq.heappop(self._heap)
-            elif due > now and (job.tries or job.parked or not self._hurried):
+            elif due > now:
                 return due
             elif (held := self._held_until(job)) > now:
                 return held
@@ -169,7 +172,8 @@ class Queue:
             if job.again is None:
                 del self._jobs[job.key]
             else:
-                self._again(job, job.again)
+                waits = job.parked or not self._hurried
+                self._again(job, job.again if waits else min(job.again, trio.current_time()))
         finally:
             self._running -= 1
             job.running = False

@@ -106,7 +106,8 @@ class Files:
         try:
             await self.find(path)
         except OSError as problem:
-            assert problem.errno in (errno.ENOENT, errno.ENOTDIR), problem
+            if problem.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
             return False
         return True
 
