@@ -7,12 +7,14 @@ when that succeeded, makes the values visible. Nothing in between awaits, so oth
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lafsfs.tree.attributes import Attributes, now
 from lafsfs.tree.directories import Folder, Pending, digest
 from lafsfs.tree.inodes import ROOT, Caps, Inline, Inode, Staged
 from lafsfs.tree.journal import Batch, EdgeRow
+from lafsfs.tree.staging import StagedFile
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -26,6 +28,7 @@ class Change:
         self._fields: dict[Inode, dict[str, Any]] = {}
         self._edges: dict[tuple[Folder, bytes], Inode | None] = {}
         self._data: dict[int, bytes] = {}
+        self._meta: dict[str, object | None] = {}
         self._after: list[Callable[[], None]] = []
 
     # --- collecting ----------------------------------------------------------------------------------
@@ -70,6 +73,14 @@ class Change:
         """Run `action` after the journal has it."""
         self._after.append(action)
 
+    def retire(self, log: StagedFile) -> None:
+        """Give up a log that no row names after this change."""
+        self._after.append(partial(self._tree.staging.retire, log))
+
+    def meta(self, key: str, value: object | None) -> None:
+        """Set a value beside the tree; None removes it."""
+        self._meta[key] = value
+
     def _set(self, inode: Inode, field: str, value: object) -> None:
         self._fields.setdefault(inode, {})[field] = value
 
@@ -78,12 +89,13 @@ class Change:
     def commit(self) -> None:
         """Journal, then memory. NoSpaceError and JournalError leave everything as it was."""
         batch = Batch()
+        batch.meta.update(self._meta)
         self._spread()
         pendings = self._plan_edges(batch)
         previous = self._assign()
         try:
             self._rows(batch, pendings)
-            self._tree.journal.commit(batch)
+            self._tree.journal.commit(batch, freeing=self._frees())
         except BaseException:
             for inode, fields in previous:
                 for field, value in fields.items():
@@ -92,6 +104,12 @@ class Change:
         self._show(pendings)
         for action in self._after:
             action()
+
+    def _frees(self) -> bool:
+        """Whether unpublished content is given up: that must be possible on a full disk."""
+        return any(
+            inode.nlink <= 0 or fields.get("content", True) is None for inode, fields in self._fields.items()
+        )
 
     def _spread(self) -> None:
         """Changed attributes are kept in the parents' edges: those differ from the grid now, too."""
@@ -160,6 +178,8 @@ class Change:
             inode.stored = inode.nlink > 0
             if "content" in fields or "caps" in fields:
                 inode.version += 1
+            if "content" in fields or inode.nlink <= 0:
+                account_inline(tree, inode)
             tree.inodes.add(inode)
         for folder, name, target, pending in planned:
             _relink(tree, folder, name, target)
@@ -178,6 +198,12 @@ class Change:
                 tree.publisher.directory_changed(inode.folder)
             elif "content" in fields:
                 tree.publisher.file_changed(inode)
+
+
+def account_inline(tree: Tree, inode: Inode) -> None:
+    """Content in the journal counts against the staging limit as well."""
+    inline = isinstance(inode.content, Inline) and inode.nlink > 0
+    tree.staging.account_inline(inode.ino, inode.attributes.size if inline else None)
 
 
 def _count_pending(tree: Tree, ino: int, difference: int) -> None:

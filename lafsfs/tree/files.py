@@ -13,6 +13,7 @@ from lafsfs.nodes.maker import FileNode
 from lafsfs.tree.attributes import now
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import read_staged
+from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.inodes import Inline, Inode, Staged
 from lafsfs.tree.staging import Buffer, StagedFile
 
@@ -112,7 +113,7 @@ class Files:
                 content.data = None
         elif isinstance(content, Staged):
             if inode.nlink <= 0:
-                content.file.remove()
+                self._tree.staging.retire(content.file)
             else:
                 content.file.idle()
         self._tree.inodes.drop_if_unused(inode)
@@ -220,7 +221,7 @@ class Files:
             change.stamp(inode)
         old = inode.content
         if isinstance(old, Staged):
-            change.then(old.file.remove)
+            change.retire(old.file)
         change.commit()
 
     def _to_staged(self, inode: Inode) -> StagedFile:
@@ -236,6 +237,7 @@ class Files:
             size = inode.attributes.size
             staged = area.create(size, size if inode.caps is not None else 0)
         staged.fd()  # the file must exist before the journal names it
+        crash_point("staging.create")
         change = Change(self._tree)
         change.content(inode, Staged(staged))
         try:
@@ -272,9 +274,10 @@ class Files:
         try:
             await trio.to_thread.run_sync(_copy_live, old, fresh)
             await trio.to_thread.run_sync(fresh.sync)
+            crash_point("staging.rewrite")
             change = Change(self._tree)
             change.content(inode, Staged(fresh))
-            change.then(old.remove)
+            change.retire(old)
             change.commit()
         except BaseException:
             fresh.remove()
@@ -284,10 +287,7 @@ class Files:
 
     async def sync(self, handle: int) -> None:
         """fsync: as durable on return as the mount's `fsync` option promises (contrib/doc/durability.md)."""
-        inode = self._handle(handle).inode
-        if isinstance(inode.content, Staged):
-            await trio.to_thread.run_sync(inode.content.file.sync)
-        await self._tree.sync(inode)
+        await self._tree.sync(self._handle(handle).inode)
 
 
 def _patched(old: bytes, offset: int, data: Buffer) -> bytes:

@@ -42,6 +42,7 @@ class Inode:
 
     `content` is None when the bytes are those of `caps`. `caps` is None when the object is not on the grid yet.
     `anchors` counts the inodes in memory whose names are in this directory.
+    `hint` is where a directory was when the journal last heard of it; it is no link, and may be out of date.
     `extra` holds metadata keys of other clients that must survive a rename. `pending` counts the changed edges that
     lead here; `stored` says whether the journal has a row. `version` grows with every change of content.
     """
@@ -53,6 +54,7 @@ class Inode:
         "content",
         "extra",
         "folder",
+        "hint",
         "ino",
         "links",
         "lookups",
@@ -75,6 +77,7 @@ class Inode:
         self.extra: bytes | None = None
         self.content: Inline | Staged | None = None
         self.folder: Folder | None = None
+        self.hint: Link | None = None
         self.anchors = 0
         self.lookups = 0
         self.opens = 0
@@ -106,7 +109,7 @@ class Inode:
         elif isinstance(self.content, Staged):
             file = self.content.file
             content = ["s", file.name, file.first_size, file.first_limit, file.length]
-        parent = self.links[0] if self.is_dir and self.links else None
+        parent = (self.links[0] if self.links else self.hint) if self.is_dir else None
         return [
             list(self.attributes),
             self.nlink,

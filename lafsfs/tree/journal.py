@@ -1,37 +1,35 @@
 """Durable objects and edges that are not on the grid yet (design.md section 3): one SQLite file per mounted root.
 
 States, not operations: an *object* row per inode that is new or changed, an *edge* row per (directory, name) that
-differs from the grid, a *content* row for small unpublished contents. Payloads are sealed; names are keyed hashes.
+differs from the grid, a *content* row for small unpublished contents. Payloads are sealed.
 A transaction is in the operating system's hands when `commit` returns (it survives kill -9 of this process), and on
-the disk within a second (`sync_loop`) or when `sync` returns. WAL mode with `synchronous=NORMAL`: SQLite itself syncs
+the disk when `sync` returns (syncing.py says when that is). WAL mode with `synchronous=NORMAL`: SQLite itself syncs
 only at checkpoints, which run in a worker thread on a connection of their own.
+
+Two small files beside it: `journal.mark` holds a number that the journal held when it was last synced, so that a log
+of which the end was lost is noticed; `journal.reserve` is space that is given back when a full disk keeps the
+publisher from writing down what it finished.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cbor2
-import trio
 
 from lafsfs.errors import JournalError, NoSpaceError
+from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.database import connect, open_database, translated
 from lafsfs.tree.sealing import Sealer, subkey
 
-SYNC_EVERY = 0.5  # seconds between commit and the disk, at most about twice this
 CHECKPOINT_BYTES = 16 << 20
-
-_SCHEMA = """
-create table if not exists meta (name text primary key, payload blob) without rowid;
-create table if not exists object (ino integer primary key, payload blob not null);
-create table if not exists content (ino integer primary key, payload blob not null);
-create table if not exists edge (dir integer, tag blob, payload blob not null, primary key (dir, tag)) without rowid;
-"""
+RESERVE_BYTES = 1 << 20
+_GENERATION = "generation"
 
 
 class EdgeRow(NamedTuple):
@@ -55,40 +53,70 @@ class Batch:
 
 
 class Journal:
-    """The journal of one root. Used from the trio thread only, but for `sync`."""
+    """The journal of one root. Used from the trio thread only, but for `sync` and `checkpoint_if_large`."""
 
     def __init__(self, path: Path, key: bytes) -> None:
-        """Open or create; JournalError if the file is no journal of this key."""
+        """Open or create, with everything on the disk. NoSpaceError; JournalError if it cannot be opened."""
         self._path = path
         self._sealer = Sealer(subkey(key, b"journal"))
-        self._name_key = subkey(key, b"names")
+        # Rows are numbered as they come, so that neighbours in time are neighbours on disk.
+        self._edge_ids: dict[tuple[int, bytes], int] = {}
+        self._last_edge = 0
+        self._mark_path = path.with_suffix(".mark")
+        self._reserve_path = path.with_suffix(".reserve")
         self._wal = -1
-        self._dirty = trio.Event()
-        self.broken: list[str] = []  # rows that could not be read back, by kind and number
+        self._mark = -1
+        self.dirty = True  # whether something was committed since `sync` began
+        self.on_commit: Callable[[], None] = _nothing
+        self._db, self.broken = open_database(path)  # broken: what could not be read back
+        crash_point("journal.open")
+        self._generation = self._check_generation()
+        self._keep_reserve()
+        self.sync()
+        _sync_directory(path.parent)
+
+    def _check_generation(self) -> int:
+        """The number of the last sync; a journal that is older than its mark has lost its end."""
+        held = self.meta(_GENERATION)
+        generation = held if isinstance(held, int) else 0
         try:
-            self._db = _connect(path)
-            self._db.executescript(_SCHEMA)
-        except sqlite3.OperationalError as problem:
-            raise _translated(problem) from None
-        except sqlite3.DatabaseError:
-            raise JournalError(f"{path} is not a readable journal") from None
-        os.chmod(path, 0o600)
+            plain = self._sealer.open(self._mark_path.read_bytes(), b"mark")
+        except (OSError, JournalError):
+            return generation  # none yet, or torn: it was being written when the power failed
+        marked = int.from_bytes(plain, "big")
+        if marked > generation:
+            self.broken.append(f"the end of the journal: its last {marked - generation} syncs are missing")
+        return max(generation, marked)
 
     # --- reading back ------------------------------------------------------------------------------
 
     def objects(self) -> Iterator[tuple[int, object]]:
-        """All object rows. Unreadable ones are left out and listed in `broken`."""
+        """All object rows; None stands for one that cannot be read."""
         for ino, payload in self._db.execute("select ino, payload from object"):
-            plain = self._open(payload, _context(b"o", ino), f"object {ino}")
-            if plain is not None:
-                yield ino, cbor2.loads(plain)
+            plain = self._open(payload, _context(b"o", ino))
+            yield ino, None if plain is None else cbor2.loads(plain)
 
-    def edges(self) -> Iterator[tuple[int, EdgeRow]]:
-        """All edge rows, as (directory, row)."""
-        for directory, tag, payload in self._db.execute("select dir, tag, payload from edge"):
-            plain = self._open(payload, _context(b"e", directory) + tag, f"an entry of directory {directory}")
-            if plain is not None:
-                yield directory, EdgeRow(*cbor2.loads(plain))
+    def edges(self) -> Iterator[tuple[int, EdgeRow | None]]:
+        """All edge rows, as (directory, row); (0, None) stands for one that cannot be read.
+
+        To be read to the end before the first commit.
+        """
+        for number, payload in self._db.execute("select id, payload from edge order by id"):
+            plain = self._open(payload, _context(b"e", number))
+            self._last_edge = number
+            if plain is None:
+                yield 0, None
+                continue
+            directory, *row = cbor2.loads(plain)
+            edge = EdgeRow(*row)
+            self._edge_ids[directory, edge.name] = number
+            yield directory, edge
+
+    def damaged_contents(self) -> Iterator[int]:
+        """The inodes whose small contents cannot be read."""
+        for ino, payload in self._db.execute("select ino, payload from content"):
+            if self._open(payload, _context(b"c", ino)) is None:
+                yield ino
 
     def content(self, ino: int) -> bytes:
         """The small content of one inode; JournalError if it is damaged or missing."""
@@ -102,35 +130,87 @@ class Journal:
         row = self._db.execute("select payload from meta where name = ?", (name,)).fetchone()
         if row is None:
             return None
-        plain = self._open(row[0], b"m" + name.encode(), name)
-        return None if plain is None else cbor2.loads(plain)
+        return self._value(name, row[0])
 
-    def _open(self, sealed: bytes, context: bytes, what: str) -> bytes | None:
+    def metas(self, prefix: str) -> Iterator[tuple[str, object]]:
+        """All values whose names begin with `prefix`."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        for name, payload in self._db.execute(
+            "select * from meta where name >= ? and name < ?", (prefix, end)
+        ):
+            yield name, self._value(name, payload)
+
+    def _value(self, name: str, payload: bytes) -> object:
+        plain = self._open(payload, b"m" + name.encode())
+        if plain is None:
+            self.broken.append(f"a note of the publisher ({name.partition(':')[0]})")
+            return None
+        return cbor2.loads(plain)
+
+    def _open(self, sealed: bytes, context: bytes) -> bytes | None:
         try:
             return self._sealer.open(sealed, context)
         except JournalError:
-            self.broken.append(what)
             return None
 
     # --- writing -------------------------------------------------------------------------------------
 
-    def commit(self, batch: Batch) -> None:
-        """Make all changes of `batch`, or none: NoSpaceError, JournalError. Survives kill -9 on return."""
+    def commit(self, batch: Batch, *, freeing: bool = False) -> None:
+        """Make all changes of `batch`, or none: NoSpaceError, JournalError. Survives kill -9 on return.
+
+        `freeing`: this commit leads to space being given back, so that it may use the reserve.
+        """
+        try:
+            self._commit(batch)
+        except NoSpaceError:
+            self._make_room(freeing)
+            self._commit(batch)
+        crash_point("journal.commit")
+        self.dirty = True
+        self.on_commit()
+
+    def _commit(self, batch: Batch) -> None:
         db = self._db
+        new_edges: dict[tuple[int, bytes], int] = {}
         try:
             db.execute("begin immediate")
             try:
-                self._write(batch)
+                crash_point("journal.begin")
+                self._write(batch, new_edges)
+                crash_point("journal.write")
                 db.execute("commit")
             except BaseException:
                 if db.in_transaction:
                     db.execute("rollback")
                 raise
         except sqlite3.Error as problem:
-            raise _translated(problem) from None
-        self._dirty.set()
+            raise translated(problem) from None
+        self._edge_ids.update(new_edges)
+        for key, edge in batch.edges.items():
+            if edge is None:
+                self._edge_ids.pop(key, None)
 
-    def _write(self, batch: Batch) -> None:
+    def _make_room(self, freeing: bool) -> None:
+        """The disk is full: a checkpointed log can be written from its beginning again."""
+        if freeing:
+            self._reserve_path.unlink(missing_ok=True)
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("pragma wal_checkpoint(truncate)")
+
+    def _keep_reserve(self) -> None:
+        """Take the reserve (again), if the disk has so much."""
+        with contextlib.suppress(OSError):
+            if self._reserve_path.exists() and self._reserve_path.stat().st_size >= RESERVE_BYTES:
+                return
+            number = os.open(self._reserve_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(number, 0, RESERVE_BYTES)
+            except OSError:
+                self._reserve_path.unlink()
+            finally:
+                os.close(number)
+
+    def _write(self, batch: Batch, new_edges: dict[tuple[int, bytes], int]) -> None:
         db, seal = self._db, self._sealer.seal
         for ino, value in batch.objects.items():
             if value is None:
@@ -146,12 +226,15 @@ class Journal:
                     "insert or replace into content values (?, ?)", (ino, seal(content, _context(b"c", ino)))
                 )
         for (directory, name), edge in batch.edges.items():
-            tag = self._tag(directory, name)
-            if edge is None:
-                db.execute("delete from edge where dir = ? and tag = ?", (directory, tag))
-            else:
-                sealed = seal(cbor2.dumps(tuple(edge)), _context(b"e", directory) + tag)
-                db.execute("insert or replace into edge values (?, ?, ?)", (directory, tag, sealed))
+            number = self._edge_ids.get((directory, name))
+            if edge is not None:
+                if number is None:
+                    number = self._last_edge = self._last_edge + 1
+                    new_edges[directory, name] = number
+                sealed = seal(cbor2.dumps((directory, *edge)), _context(b"e", number))
+                db.execute("insert or replace into edge values (?, ?)", (number, sealed))
+            elif number is not None:
+                db.execute("delete from edge where id = ?", (number,))
         for key, value in batch.meta.items():
             if value is None:
                 db.execute("delete from meta where name = ?", (key,))
@@ -159,59 +242,65 @@ class Journal:
                 sealed = seal(cbor2.dumps(value), b"m" + key.encode())
                 db.execute("insert or replace into meta values (?, ?)", (key, sealed))
 
-    def _tag(self, directory: int, name: bytes) -> bytes:
-        keyed = hashlib.blake2b(name, key=self._name_key, salt=directory.to_bytes(8, "big"), digest_size=16)
-        return keyed.digest()
-
     # --- the disk ------------------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Force every committed transaction to the disk (blocks: call it in a worker thread)."""
+    def count_sync(self, batch: Batch) -> int:
+        """Commit `batch` with the number of the sync that is about to begin; that number, for `sync`."""
+        batch.meta[_GENERATION] = self._generation + 1
+        with contextlib.suppress(NoSpaceError):  # then this sync goes without a number
+            self.commit(batch)
+            self._generation += 1
+        self.dirty = False
+        return self._generation
+
+    def sync(self, generation: int | None = None) -> None:
+        """Force every committed transaction to the disk. OSError. Blocks: call it in a worker thread."""
         if self._wal < 0:
-            self._wal = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
+            self._wal = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.fdatasync(self._wal)
+        crash_point("journal.sync")
+        if generation is not None:
+            self._write_mark(generation)
+            crash_point("journal.mark")
+
+    def _write_mark(self, generation: int) -> None:
+        if self._mark < 0:
+            self._mark = os.open(self._mark_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # the mark only helps to notice damage
+            os.pwrite(self._mark, self._sealer.seal(generation.to_bytes(8, "big"), b"mark"), 0)
 
     def checkpoint_if_large(self) -> None:
         """Move a long write-ahead log into the database (blocks: call it in a worker thread)."""
         try:
             if os.stat(f"{self._path}-wal").st_size > CHECKPOINT_BYTES:
-                with contextlib.closing(_connect(self._path)) as own:
+                with contextlib.closing(connect(self._path)) as own:
                     own.execute("pragma wal_checkpoint(passive)")
+                crash_point("journal.checkpoint")
+            self._keep_reserve()
         except (OSError, sqlite3.Error) as problem:
-            raise _translated(problem) from None
-
-    async def sync_loop(self) -> None:
-        """Keep the promise "on the disk within a second"; runs until cancelled."""
-        while True:
-            await self._dirty.wait()
-            self._dirty = trio.Event()
-            await trio.to_thread.run_sync(self.sync)
-            await trio.to_thread.run_sync(self.checkpoint_if_large)
-            await trio.sleep(SYNC_EVERY)
+            raise translated(problem) from None
 
     def close(self) -> None:
         """Everything committed is on the disk on return."""
         self.sync()
         self._db.close()
-        if self._wal >= 0:
-            os.close(self._wal)
-            self._wal = -1
+        for number in (self._wal, self._mark):
+            if number >= 0:
+                os.close(number)
+        self._wal = self._mark = -1
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
-    db.execute("pragma journal_mode = wal")
-    db.execute("pragma synchronous = normal")
-    db.execute("pragma wal_autocheckpoint = 0")
-    db.execute("pragma temp_store = memory")
-    return db
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _sync_directory(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _context(kind: bytes, ino: int) -> bytes:
     return kind + ino.to_bytes(8, "big")
-
-
-def _translated(problem: Exception) -> JournalError | NoSpaceError:
-    if "full" in str(problem) or "disk I/O" in str(problem):
-        return NoSpaceError("the local disk is full")
-    return JournalError(f"the journal failed: {problem}")

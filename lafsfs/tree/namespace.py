@@ -159,7 +159,7 @@ class Namespace:
         if inode.nlink > 1 and not inode.is_dir:
             return
         if isinstance(content, Staged) and inode.opens == 0:
-            change.then(content.file.remove)
+            change.retire(content.file)
         elif isinstance(content, Inline) and inode.opens and content.data is None:
             content.data = self._tree.journal.content(inode.ino)  # its row goes, its readers stay
 

@@ -14,6 +14,7 @@ from lafsfs.errors import PendingError
 from lafsfs.formats.caps import MutableWriteCap, parse
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import InlineSource, StagedSource
+from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
 from lafsfs.tree.publishing import DirectoryPublisher
@@ -26,6 +27,7 @@ OPEN_IDLE = 5.0  # seconds without a write after which an open file is published
 OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
 PACE = 4.0  # a directory rests this many times as long as its last publishing took
 DIRECTORY_SLOTS = 8
+QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
 
 
@@ -35,8 +37,8 @@ class Publisher:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         options = tree.options
-        self.files = Queue(self._publish_file, options.upload_slots)
-        self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS)
+        self.files = Queue(self._publish_file, options.upload_slots, self._busy_until)
+        self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS, self._busy_until)
         self.waiting_removals: set[Folder] = (
             set()
         )  # directories with names that wait for objects moved elsewhere
@@ -48,6 +50,9 @@ class Publisher:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.files.run)
             nursery.start_soon(self.directories.run)
+
+    def _busy_until(self) -> float:
+        return self._tree.last_request + QUIET
 
     # --- what changed ----------------------------------------------------------------------------------
 
@@ -81,6 +86,7 @@ class Publisher:
         if inode is None or inode.nlink <= 0 or inode.content is None:
             return
         version = inode.version
+        crash_point("file.start")
         caps = await self._upload(inode)
         if inode.nlink <= 0:
             return
@@ -93,8 +99,10 @@ class Publisher:
         change.content(inode, None)
         change.caps(inode, caps)
         if isinstance(inode.content, Staged):
-            change.then(inode.content.file.remove)
+            change.retire(inode.content.file)
+        crash_point("file.uploaded")
         change.commit()
+        crash_point("file.done")
 
     async def _upload(self, inode: Inode) -> Caps:
         """Send the content as it is now; the caps under which it can be read."""

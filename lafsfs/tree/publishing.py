@@ -23,6 +23,7 @@ from lafsfs.formats.dirnode import Entry, make_entry
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change
+from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
 from lafsfs.tree.entries import write_entry
 from lafsfs.tree.inodes import ROOT, Inode
@@ -104,12 +105,14 @@ class DirectoryPublisher:
             return Packed().with_changes({one.stored: one.raw for one in sent if one.raw is not None})
 
         folder.publishing = dict.fromkeys(ready)
+        crash_point("directory.start")
         try:
             node, snapshot = await self._tree.nodes.create_directory(make)
         finally:
             folder.publishing = {}
         folder.node, folder.snapshot = node, snapshot
         folder.checked = trio.current_time()
+        crash_point("directory.created")
         change = Change(self._tree)
         change.caps(folder.inode, (node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
         change.commit()
@@ -131,11 +134,13 @@ class DirectoryPublisher:
             changes = {one.stored: one.raw for one in sent}
             packed = base.packed.with_changes(changes) if base else Packed().with_changes(changes)
             self._remember(folder, sent)
+            crash_point("directory.attempt")
             folder.publishing = {one.name: one.raw for one in sent}
             try:
                 folder.snapshot = await node.publish(base, packed)
             except UncoordinatedWriteError:
                 log.info("a directory was changed by somebody else; merging")
+                crash_point("directory.collision")
                 await trio.sleep(random.uniform(0.05, 0.2) * 2**round_)
                 self._tree.absorb(folder, await node.read())
                 ready, _ = self._split(folder)
@@ -143,6 +148,7 @@ class DirectoryPublisher:
             finally:
                 folder.publishing = {}
             folder.checked = trio.current_time()
+            crash_point("directory.sent")
             self._done(folder, sent)
             return
         raise UncoordinatedWriteError("others keep writing this directory")
@@ -217,6 +223,7 @@ class DirectoryPublisher:
         change.point(folder, other, inode)
         change.point(folder, name, None)
         change.commit()
+        crash_point("directory.conflict")
         self._let_theirs_stand(folder, name)
         self._tree.conflicts.append(self._tree.path_of(inode))
 
@@ -232,7 +239,7 @@ class DirectoryPublisher:
         batch.meta[attempts_key(folder.inode.ino)] = [
             (name, sorted(marks)) for name, marks in folder.attempts.items()
         ]
-        self._tree.journal.commit(batch)
+        self._tree.journal.commit(batch, freeing=True)
 
     def _done(self, folder: Folder, sent: list[Sent]) -> None:
         """The grid has these names: forget what is still as it was sent, rebase what changed meanwhile."""
@@ -255,7 +262,8 @@ class DirectoryPublisher:
         finished = self._finished(folder, changed)
         for inode in finished:
             batch.objects[inode.ino] = None
-        tree.journal.commit(batch)
+        tree.journal.commit(batch, freeing=True)
+        crash_point("directory.done")
         for name, pending in changed.items():
             if pending is None:
                 self._forget_pending(folder, name)

@@ -16,13 +16,16 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import trio
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lafsfs.errors import JournalError, NoSpaceError
+from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.extents import ExtentMap
 from lafsfs.tree.sealing import NONCE, TAG, subkey
 
@@ -37,26 +40,39 @@ Placed = tuple[int, int, int]  # first byte, one past the last, reference to the
 
 
 class StagingArea:
-    """The folder of all logs of one root, and how many bytes they take."""
+    """The folder of all logs of one root, and how many bytes unpublished contents take, there and in the journal.
+
+    `unsynced` are the logs with bytes that are not on the disk, `synced_lately` those that the journal has to be told
+    of, `retired` those that no journal row names any more: they are deleted when the disk has the transaction that
+    said so (syncing.py).
+    """
 
     def __init__(self, directory: Path, key: bytes, limit: int | None = None) -> None:
         self.directory = directory
         self.limit = limit
         self.used = 0
+        self.inline: dict[int, int] = {}  # inode number -> bytes of its content in the journal
+        self.inline_used = 0
+        self.unsynced: set[StagedFile] = set()
+        self.synced_lately: set[StagedFile] = set()
+        self.retired: list[StagedFile] = []
+        self.freed = trio.Event()  # replaced whenever space is given back
         self._key = key
+        self._accounts = threading.Lock()  # appending may happen in worker threads
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def create(self, size: int, base_limit: int) -> StagedFile:
         """A new, empty log over a base of which the first `base_limit` bytes still count."""
         return StagedFile(self, os.urandom(16).hex(), size, base_limit)
 
-    def recover(self, name: str, size: int, base_limit: int, known: int) -> StagedFile:
+    def recover(self, name: str, size: int, base_limit: int, known: int, synced: int = 0) -> StagedFile:
         """The log called `name`, read from disk; what a crash left half-written at its end is cut off.
 
         `size` and `base_limit` are what the log started from. Its `mtime` tells of changes past byte `known` only.
+        Its first `synced` bytes were on the disk: whatever is missing of them is damage.
         """
         staged = StagedFile(self, name, size, base_limit)
-        staged.replay(known)
+        staged.replay(known, synced)
         return staged
 
     def remove_all_but(self, names: set[str]) -> None:
@@ -70,11 +86,54 @@ class StagingArea:
         key = subkey(self._key, b"log:" + name.encode())
         return AESGCM(subkey(key, b"head")), AESGCM(subkey(key, b"data"))
 
+    # --- space ---------------------------------------------------------------------------------------
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` more bytes of content stay within the limit."""
+        return self.limit is None or self.used + self.inline_used + count <= self.limit
+
     def reserve(self, count: int) -> None:
         """Account for `count` more bytes; NoSpaceError at the limit."""
-        if self.limit is not None and self.used + count > self.limit:
-            raise NoSpaceError("the staging limit is reached; content waits to be published")
-        self.used += count
+        with self._accounts:
+            if not self.has_room(count):
+                raise NoSpaceError("the staging limit is reached; content waits to be published")
+            self.used += count
+
+    def release(self, count: int) -> None:
+        """`count` bytes of logs are free again."""
+        self.unreserve(count)
+        self._announce()
+
+    def unreserve(self, count: int) -> None:
+        """Undo a `reserve` (in any thread)."""
+        with self._accounts:
+            self.used -= count
+
+    def account_inline(self, ino: int, size: int | None) -> None:
+        """The content of an inode takes `size` bytes of the journal; None: it is not there any more."""
+        before = self.inline.pop(ino, 0)
+        if size is not None:
+            self.inline[ino] = size
+        self.inline_used += (size or 0) - before
+        if before > (size or 0):
+            self._announce()
+
+    def _announce(self) -> None:
+        freed, self.freed = self.freed, trio.Event()
+        freed.set()
+
+    def retire(self, staged: StagedFile) -> None:
+        """Delete a log after the next sync; until then a power cut may bring back the row that names it."""
+        self.unsynced.discard(staged)
+        self.retired.append(staged)
+
+    def sync_directory(self) -> None:
+        """Force the names of new logs to the disk (blocks)."""
+        number = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 class StagedFile:
@@ -92,7 +151,8 @@ class StagedFile:
         self.extents = ExtentMap()
         self.damaged = False  # a record could not be read back
         self.length = 0  # bytes in the log
-        self.unsynced = False
+        self.synced = 0  # so many bytes of it are on the disk
+        self.marked = 0  # and so many of them the journal knows of
         self._heads, self._datas = area.keys_of(name)
         self._fd = -1
         self._pins = 0
@@ -121,6 +181,7 @@ class StagedFile:
 
     def place(self, placed: list[Placed], mtime: int) -> None:
         """The part of `write` that makes appended records visible."""
+        self.area.unsynced.add(self)
         for first, last, reference in placed:
             self.extents.insert(first, last, reference)
             self.size = max(self.size, last)
@@ -129,6 +190,7 @@ class StagedFile:
     def truncate(self, size: int, mtime: int) -> None:
         """Set the size; bytes beyond it are gone, a growing file reads as zeros."""
         self._append(self._seal(self.length, _SIZE, size, mtime, b""), _HEAD_SIZE)
+        self.area.unsynced.add(self)
         self._resize(size)
         self.mtime = mtime
 
@@ -148,18 +210,21 @@ class StagedFile:
     def _append(self, parts: list[bytes], count: int) -> None:
         self.area.reserve(count)
         try:
+            crash_point(
+                "staging.torn", lambda: os.pwrite(self.fd(), b"".join(parts)[: count // 2], self.length)
+            )
             written = os.pwritev(self.fd(), parts, self.length)
             if written != count:  # a full disk may cut a write short
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as problem:
-            self.area.used -= count
+            self.area.unreserve(count)
             if self._fd >= 0:
                 os.ftruncate(self._fd, self.length)
             if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise NoSpaceError("the local disk is full") from None
             raise JournalError(f"staging failed: {problem.strerror}") from None
         self.length += count
-        self.unsynced = True
+        crash_point("staging.append")
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -180,11 +245,11 @@ class StagedFile:
 
     # --- recovery --------------------------------------------------------------------------------
 
-    def replay(self, known: int) -> None:
+    def replay(self, known: int, synced: int) -> None:
         """Read the log from disk. Damage inside marks the file, keeps what is readable, and ends in `damaged`."""
         end = os.fstat(self.fd()).st_size
         good = 0
-        for position, kind, length, offset, mtime, intact in self._scan(end):
+        for position, kind, length, offset, mtime, intact in self._scan(end, synced):
             good = position + _HEAD_SIZE + (length + TAG if length else 0)
             if kind == _SIZE:
                 self._resize(offset)
@@ -194,34 +259,54 @@ class StagedFile:
                 self.damaged |= not intact
             if position >= known:
                 self.mtime = mtime
-        self.damaged |= good < known  # the journal knew more than the disk still has
+        self.damaged |= good < synced
         if good < end:
             os.ftruncate(self.fd(), good)
         self.length = good
-        self.unsynced = True
+        self.synced = self.marked = min(good, synced)
         self.area.used += good
+        if good > self.synced:
+            self.area.unsynced.add(self)
 
-    def _scan(self, end: int) -> Iterator[tuple[int, int, int, int, int, bool]]:
-        """Records as (position, kind, length, offset, mtime, data is intact); stops at the first unreadable head."""
+    def _scan(self, end: int, synced: int) -> Iterator[tuple[int, int, int, int, int, bool]]:
+        """Records as (position, kind, length, offset, mtime, data is intact).
+
+        Past byte `synced` the first unreadable record is the end: a write that was torn. Before it, it is damage, and
+        the next readable record is looked for.
+        """
         position = 0
         while position + _HEAD_SIZE <= end:
-            head = os.pread(self.fd(), _HEAD_SIZE, position)
-            try:
-                plain = self._heads.decrypt(head[:NONCE], head[NONCE:], position.to_bytes(8, "big"))
-            except InvalidTag:
-                # The last write may be torn; anything after it cannot have been acknowledged as synced
-                # unless the disk lost it, and then the head of what follows is out of reach as well.
-                self.damaged |= end - position > CHUNK + _HEAD_SIZE + TAG
-                return
-            kind, length, offset, mtime = _HEAD.unpack(plain)
-            after = position + _HEAD_SIZE + (length + TAG if length else 0)
-            if after > end:
-                return
+            head = self._head(position)
+            after = end + 1
+            if head is not None:
+                kind, length, offset, mtime = head
+                after = position + _HEAD_SIZE + (length + TAG if length else 0)
+            if head is None or after > end:
+                if position >= synced:
+                    return
+                self.damaged = True
+                position = self._next_head(position, min(end, synced))
+                continue
             intact = length == 0 or self._intact(position << _LENGTH_BITS | length)
-            if not intact and after == end:
+            if not intact and after > synced:
                 return
             yield position, kind, length, offset, mtime, intact
             position = after
+
+    def _head(self, position: int) -> tuple[int, int, int, int] | None:
+        """(kind, length, offset, mtime) of the record at `position`, None if none begins there."""
+        head = os.pread(self.fd(), _HEAD_SIZE, position)
+        try:
+            plain = self._heads.decrypt(head[:NONCE], head[NONCE:], position.to_bytes(8, "big"))
+        except (InvalidTag, ValueError):
+            return None
+        kind, length, offset, mtime = _HEAD.unpack(plain)
+        return kind, length, offset, mtime
+
+    def _next_head(self, position: int, end: int) -> int:
+        """Where the next readable record after a damaged one begins; `end` if none does."""
+        last = min(end, position + _HEAD_SIZE + CHUNK + TAG)
+        return next((at for at in range(position + _HEAD_SIZE, last + 1) if self._head(at) is not None), end)
 
     def _intact(self, reference: int) -> bool:
         try:
@@ -239,10 +324,14 @@ class StagedFile:
         return self._fd
 
     def sync(self) -> None:
-        """Force the log to the disk (blocks: call it in a worker thread)."""
-        if self.length and self.unsynced:
-            self.unsynced = False
-            os.fdatasync(self.fd())
+        """Force the log to the disk. OSError. Blocks: call it in a worker thread, with the log pinned."""
+        length = self.length
+        if length <= self.synced:
+            return
+        os.fdatasync(self.fd())
+        if self.synced == 0:
+            self.area.sync_directory()
+        self.synced = max(self.synced, length)
 
     def idle(self) -> None:
         """Give the descriptor back until the log is used again."""
@@ -267,8 +356,10 @@ class StagedFile:
             return
         self.idle()
         self.path.unlink(missing_ok=True)
-        self.area.used -= self.length
-        self.length = 0
+        self.area.unsynced.discard(self)
+        self.area.synced_lately.discard(self)
+        self.area.release(self.length)
+        self.length = self.synced = 0
 
     @property
     def wasteful(self) -> bool:

@@ -23,7 +23,7 @@ from lafsfs.tree.attributes import new_attributes
 from lafsfs.tree.changing import Changing
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
-from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable
+from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Journal
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
@@ -32,6 +32,7 @@ from lafsfs.tree.recovery import recover
 from lafsfs.tree.sealing import state_key, subkey
 from lafsfs.tree.staging import StagingArea
 from lafsfs.tree.status import TreeStatus, status_of
+from lafsfs.tree.syncing import Syncer
 from lafsfs.tree.viewing import Viewing
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ class Tree(Viewing):
         self.nodes = nodes
         self.options = options
         self.inodes = InodeTable()
-        self.errors: deque[str] = deque(maxlen=20)
+        self.errors: deque[str] = deque(maxlen=500)
         self.conflicts: deque[str] = deque(maxlen=200)
+        self.last_request = float("-inf")  # trio time at which a program last asked for something
         self._frozen = False
         self._measured = {}
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()
@@ -54,6 +56,7 @@ class Tree(Viewing):
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = Journal(state_dir / "journal.sqlite", key)
         self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)
+        self.syncer = Syncer(self.journal, self.staging)
         self.publisher = Publisher(self)
         self.files = Files(self)
         self.names = Namespace(self)
@@ -91,8 +94,10 @@ class Tree(Viewing):
     def path_of(self, inode: Inode) -> str:
         """A path below the root by which the inode is known, for people."""
         parts: list[bytes] = []
-        while inode.ino != ROOT and inode.links and len(parts) < 1000:
-            directory, name = inode.links[0]
+        while (
+            inode.ino != ROOT and (links := inode.links or (inode.hint,)) and links[0] and len(parts) < 1000
+        ):
+            directory, name = links[0]
             parts.append(name)
             above = self.inodes.get(directory)
             if above is None:
@@ -151,7 +156,8 @@ class Tree(Viewing):
 
     async def sync(self, inode: Inode | None = None) -> None:
         """What changed so far is on the local disk; with `fsync=grid` and an inode, on the grid as well."""
-        await trio.to_thread.run_sync(self.journal.sync)
+        content = inode.content if inode is not None else None
+        await self.syncer.sync(*([content.file] if isinstance(content, Staged) else []))
         if inode is not None and self.options.fsync == "grid":
             await self.publisher.wait_for(inode)
 
@@ -208,10 +214,14 @@ async def open_tree(
         await tree.open_root()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tree.publisher.run)
-            nursery.start_soon(tree.journal.sync_loop)
+            nursery.start_soon(tree.syncer.run)
             try:
                 yield tree
             finally:
                 nursery.cancel_scope.cancel()
     finally:
-        tree.journal.close()
+        try:
+            with trio.CancelScope(shield=True):
+                await tree.syncer.sync_all()
+        finally:
+            tree.journal.close()

@@ -1,0 +1,118 @@
+"""When what is written locally gets to the disk, and in which order (contrib/doc/concurrency.md).
+
+1. staged logs, 2. a journal transaction that says how far they are synced, and counts this sync, 3. the journal's
+write-ahead log, 4. the mark that tells which sync the journal must at least hold, 5. deletion of logs that no row
+names.
+Whatever instant the power fails at, what the journal on the disk names is on the disk as well, up to what was written
+since the sync before.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import trio
+
+from lafsfs.errors import LafsError
+from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.journal import Batch, Journal
+from lafsfs.tree.staging import StagedFile, StagingArea
+
+log = logging.getLogger(__name__)
+
+EVERY = 0.4  # seconds between two syncs; with their own time it must stay within the second that is promised
+_AFTER_FAILURE = 2.0
+LOG_KEY = "log:"
+
+
+class Syncer:
+    """Syncs the local state of one tree. Several callers at once share a sync."""
+
+    def __init__(self, journal: Journal, staging: StagingArea) -> None:
+        self._journal = journal
+        self._staging = staging
+        self._lock = trio.Lock()
+        self._begun = 0
+        self._ended = 0
+        self._wake = trio.Event()
+        self._gone: list[str] = []  # logs that were deleted, whose length is not of interest any more
+        self.failure = ""  # why the last sync failed
+        journal.on_commit = self.wake
+
+    def wake(self) -> None:
+        """Something is to be synced."""
+        self._wake.set()
+
+    async def sync(self, *logs: StagedFile) -> None:
+        """What was committed, and all bytes of `logs`, are on the disk on return. OSError, JournalError."""
+        for staged in logs:
+            await self._sync_log(staged)
+        wanted = self._begun + 1
+        async with self._lock:
+            if self._ended >= wanted:
+                return
+            self._begun += 1
+            begun = self._begun
+            with trio.CancelScope(shield=True):
+                await self._sync_journal()
+            self._ended = begun
+
+    async def sync_all(self) -> None:
+        """Everything acknowledged is on the disk on return. OSError, JournalError."""
+        await self.sync(*self._staging.unsynced)
+
+    async def run(self) -> None:
+        """Keep the promise "on the disk within a second"; until cancelled. A failing disk is reported, not fatal."""
+        while True:
+            if not (self._journal.dirty or self._staging.unsynced or self._staging.retired):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                await self.sync_all()
+                await trio.to_thread.run_sync(self._journal.checkpoint_if_large)
+                self.failure = ""
+            except (OSError, LafsError) as problem:
+                if not self.failure:
+                    log.error("the local disk does not take what is to be kept: %s", problem)
+                self.failure = str(problem)
+                await trio.sleep(_AFTER_FAILURE)
+            await trio.sleep(EVERY)
+
+    async def _sync_log(self, staged: StagedFile) -> None:
+        if staged.length <= staged.synced:
+            self._staging.unsynced.discard(staged)
+            return
+        staged.pin()
+        try:
+            await trio.to_thread.run_sync(staged.sync)
+        finally:
+            staged.unpin()
+        self._staging.synced_lately.add(staged)
+        if staged.length <= staged.synced:
+            self._staging.unsynced.discard(staged)
+
+    async def _sync_journal(self) -> None:
+        retired, self._staging.retired = self._staging.retired, []
+        try:
+            generation = self._journal.count_sync(self._marks())
+            await trio.to_thread.run_sync(partial(self._journal.sync, generation))
+        except BaseException:
+            self._staging.retired += retired
+            raise
+        for staged in retired:
+            crash_point("staging.remove")
+            self._gone.append(staged.name)
+            staged.remove()
+
+    def _marks(self) -> Batch:
+        """How far each log that changed is synced, so that damage can be told from a torn end later."""
+        batch = Batch()
+        for name in self._gone:
+            batch.meta[LOG_KEY + name] = None
+        for staged in self._staging.synced_lately:
+            if staged.length and staged.marked < staged.synced:
+                batch.meta[LOG_KEY + staged.name] = staged.marked = staged.synced
+        self._staging.synced_lately.clear()
+        self._gone.clear()
+        return batch
