@@ -83,8 +83,11 @@ class SegmentCache:
             _set_total(lock, max(0, _total(lock) - size))
 
     def usage(self) -> CacheUsage:
-        """How full it is."""
+        """How full it is. Does not wait for others, unless there is no count yet."""
         try:
+            raw = (self._directory / _LOCK).read_bytes()
+            if len(raw) == _TOTAL.size:
+                return CacheUsage(int(_TOTAL.unpack(raw)[0]), self._limit)
             with self._locked() as lock:
                 return CacheUsage(_total(lock), self._limit)
         except OSError:

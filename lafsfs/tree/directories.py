@@ -129,7 +129,7 @@ class Folder:
             except UnicodeDecodeError:
                 return None
         raw = self.snapshot.packed.raw(stored)
-        if raw is not None and name not in self.stored_names and _has_own_name(raw):
+        if raw is not None and name not in self.stored_names and _own_name(raw) is not None:
             return None  # that entry is shown under another name
         return raw
 
@@ -149,7 +149,7 @@ class Folder:
         for stored in snapshot.packed.names():
             raw = snapshot.packed.raw(stored)
             assert raw is not None
-            name = self._shown_name(stored, raw)
+            name = self._shown_name(stored, raw, seen)
             seen.add(name)
             if name in self.pending:
                 continue
@@ -163,25 +163,25 @@ class Folder:
             self.hide(name)
         return changed
 
-    def _shown_name(self, stored: str, raw: bytes) -> bytes:
-        name = _own_name(raw) if _has_own_name(raw) else None
+    def _shown_name(self, stored: str, raw: bytes, seen: set[bytes]) -> bytes:
+        """What an entry is called here: never as one of those `seen` before it."""
+        name = _own_name(raw)
         plain = stored.encode()
         if name is None:
             name = plain if _addressable(plain) else _substitute(stored)
         elif not _addressable(name):
             name = _substitute(stored)
-        if name in self.stored_names and self.stored_names[name] != stored:
-            name = plain if plain not in self.stored_names else _substitute(stored)
+        if name in seen or self.stored_names.get(name, stored) != stored:
+            name = plain if plain not in seen and plain not in self.stored_names else _substitute(stored)
         if name != plain:
             self.stored_names[name] = stored
         return name
 
 
-def _has_own_name(raw: bytes) -> bool:
-    return b'"name": "' in raw
-
-
 def _own_name(raw: bytes) -> bytes | None:
+    """The name that an entry is shown under, if its metadata tell one."""
+    if b'"name": "' not in raw:  # most have none: do not decode them
+        return None
     try:
         return posix_metadata.decode(parse_metadata(Entry.parse(raw).metadata))[1]
     except FormatError:

@@ -183,11 +183,13 @@ class Namespace:
         self._tree.check_changeable(target)
         if target.inode.nlink <= 0:
             raise error(errno.ENOENT)
+        if old is not None and flags & RENAME_NOREPLACE:
+            raise error(errno.EEXIST)
         self._check_no_loop(inode, target)
         if flags & RENAME_EXCHANGE:
             self._exchange(source, name, inode, target, name2, old)
         elif inode is not old:
-            self._move(source, name, inode, target, name2, old, flags)
+            self._move(source, name, inode, target, name2, old)
 
     def _check_no_loop(self, inode: Inode, target: Folder) -> None:
         """A directory cannot go below itself (the kernel checks too; two clients make it happen all the same)."""
@@ -205,12 +207,9 @@ class Namespace:
         target: Folder,
         name2: bytes,
         old: Inode | None,
-        flags: int,
     ) -> None:
         change = Change(self._tree)
         if old is not None:
-            if flags & RENAME_NOREPLACE:
-                raise error(errno.EEXIST)
             self._check_replaceable(inode, old)
             self._drop(change, old)
             if old.is_dir:
