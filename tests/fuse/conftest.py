@@ -1,0 +1,68 @@
+"""One bundled server for all tests of this folder, one mount per module, one directory per test.
+
+When a module ends, everything its tests left is compared with what a new mount shows that has nothing but the grid:
+the cache and the state directory are deleted in between.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import LafsfsHome, MountedTree, lafsfs_home
+from tests.support.snapshots import differences, snapshot
+
+ROOT_OPTIONS = ("-o", "allow_other,suid,dev")
+
+
+def mount_options() -> tuple[str, ...]:
+    """Whoever may have other users and device nodes in the mount gets them."""
+    return ROOT_OPTIONS if os.geteuid() == 0 else ()
+
+
+def remount(tree: MountedTree, *, forget: bool = True) -> None:
+    """Unmount and mount again; with `forget`, the new mount has nothing but the grid to know from."""
+    tree.home.lafsfs("flush", str(tree.path))
+    tree.unmount()
+    if forget:
+        shutil.rmtree(tree.home.path / "cache")
+        shutil.rmtree(tree.home.path / "state")
+    tree.home.mount("home:", *mount_options())
+
+
+@pytest.fixture(scope="session")
+def _fuse_home() -> Iterator[LafsfsHome]:
+    with lafsfs_home() as made:
+        os.chmod(made.directory, 0o755)  # other users pass through it to the mountpoint
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tree(_fuse_home: LafsfsHome) -> Iterator[MountedTree]:
+    """The mount that the tests of one module share."""
+    _fuse_home.reset()
+    _fuse_home.create()
+    made = _fuse_home.mount("home:", *mount_options())
+    os.chmod(made.path, 0o755)
+    yield made
+    before = snapshot(made.path)
+    remount(made)
+    assert differences(before, snapshot(made.path)) == []
+    made.unmount()
+
+
+@pytest.fixture
+def place(tree: MountedTree, request: pytest.FixtureRequest) -> Path:
+    """An empty directory of the test's own in the mount."""
+    name = re.sub(r"\W+", "-", request.node.name)
+    for number in range(1000):
+        path = tree.path / (f"{name}-{number}" if number else name)
+        if not path.exists():
+            break
+    path.mkdir()
+    return path
