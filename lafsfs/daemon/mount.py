@@ -140,7 +140,7 @@ async def _serve_kernel(
             await nursery.start(serve_kernel)
             nursery.start_soon(obey_signals, signals)
             if keypool is not None:
-                nursery.start_soon(_fill_when_settled, keypool)
+                nursery.start_soon(_fill_when_settled, keypool, tree)
             _log.info("ready")
             mount.announce(notes)
             await ending.wait()
@@ -154,10 +154,10 @@ async def _serve_kernel(
     return service.complete
 
 
-async def _fill_when_settled(keypool: KeyPool) -> None:
+async def _fill_when_settled(keypool: KeyPool, tree: Tree) -> None:
     """Stocks up on keys, once the first rush after mounting is over: they cost a core for seconds."""
     await trio.sleep(_SETTLED)
-    await keypool.fill()
+    await keypool.fill(tree.until_quiet)
 
 
 def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:

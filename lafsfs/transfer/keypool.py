@@ -7,6 +7,7 @@ before it is handed out: no crash and no second process can make two files with 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 import os
 import secrets
 from pathlib import Path
@@ -56,11 +57,16 @@ class KeyPool:
             return key
         return await trio.to_thread.run_sync(rsa.SigningKey.generate)
 
-    async def fill(self) -> None:
-        """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there."""
+    async def fill(self, idle: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there.
+
+        `idle` is awaited before each key is made: it returns when nobody else wants the processor.
+        """
         while True:
             taken = self._taken
             while await self._stock() < self._target:
+                if idle is not None:
+                    await idle()
                 key = await trio.to_thread.run_sync(rsa.SigningKey.generate, limiter=self._limiter)
                 await self._put(key)
             await taken.wait()

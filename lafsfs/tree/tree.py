@@ -152,6 +152,14 @@ class Tree(Viewing):
             if parent is not None and parent.folder is not None:
                 self.check_changeable(parent.folder)
 
+    async def until_quiet(self) -> None:
+        """Return when no program asked for anything for a second and nothing is being published."""
+        while True:
+            rest = self.last_request + 1.0 - trio.current_time()
+            if rest <= 0 and self.publisher.idle:
+                return
+            await trio.sleep(max(rest, 0.2))
+
     # --- durability ------------------------------------------------------------------------------------------
 
     async def sync(self, inode: Inode | None = None) -> None:
