@@ -73,7 +73,7 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 def is_dead(path: Path) -> bool:
     """Whether the process behind the mount at `path` is gone."""
     try:
-        path.stat()
+        os.statvfs(path)  # which, unlike stat, the kernel never answers from what it remembers
     except OSError as error:
         return error.errno in _DEAD
     return False
@@ -87,12 +87,8 @@ def prepare(path: Path) -> bool:
     """
     cleaned = False
     while (mount := mounted_at(path)) is not None and mount.fstype.startswith("fuse"):
-        if not is_dead(path):
+        if not (mount.is_lafsfs and is_dead(path)):
             raise MountpointError(f"{path} is already mounted ({mount.source})")
-        if not mount.is_lafsfs:
-            raise MountpointError(
-                f"{path} is a dead mount of something else ({mount.source}); unmount it first"
-            )
         unmount_lazily(path)
         cleaned = True
     _check_empty_directory(path)
