@@ -56,10 +56,12 @@ class Files:
     # --- handles -------------------------------------------------------------------------------------
 
     async def open(self, inode: Inode, flags: int) -> int:
-        """A new handle; O_TRUNC empties the file. EROFS where the content cannot be changed."""
+        """A new handle; O_TRUNC empties the file. EROFS where the content cannot be changed, EIO where its cap gives no access."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable(inode)
+        elif inode.content is None and inode.caps is not None:
+            self._tree.file_node(inode.caps)  # what nobody can read is no empty file
         handle = self._new_handle(inode, writable)
         if flags & os.O_TRUNC:
             try:
