@@ -7,9 +7,9 @@ before it is handed out: no crash and no second process can make two files with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
