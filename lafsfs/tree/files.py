@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -102,7 +104,7 @@ class Files:
         inode.opens -= 1
         inode.writers -= file.writable
         if inode.opens == 0:
-            self._locks.pop(inode.ino, None)
+            self._forget_lock(inode)
             self._settle(inode)
         if file.writable and inode.writers == 0 and inode.dirty and inode.nlink > 0:
             self._tree.publisher.file_changed(inode)
@@ -171,7 +173,7 @@ class Files:
         if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
             self._write_now(inode, offset, data)
             return len(data)
-        async with self._lock(inode):
+        async with self.changing(inode):
             staged = self._to_staged(inode)
             mtime = now()
             placed = await trio.to_thread.run_sync(staged.append, offset, data, mtime)
@@ -181,8 +183,20 @@ class Files:
                 await self._rewrite(inode, staged)
         return len(data)
 
-    def _lock(self, inode: Inode) -> trio.Lock:
-        return self._locks.setdefault(inode.ino, trio.Lock())
+    @asynccontextmanager
+    async def changing(self, inode: Inode) -> AsyncIterator[None]:
+        """One change of this content at a time, where changes await."""
+        lock = self._locks.setdefault(inode.ino, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            self._forget_lock(inode)
+
+    def _forget_lock(self, inode: Inode) -> None:
+        lock = self._locks.get(inode.ino)
+        if lock is not None and inode.opens == 0 and not lock.locked():
+            del self._locks[inode.ino]
 
     def _write_now(self, inode: Inode, offset: int, data: Buffer) -> None:
         content = inode.content
@@ -254,7 +268,7 @@ class Files:
         self._tree.check_writable(inode)
         if size > SIZE_MAX:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        async with self._lock(inode):
+        async with self.changing(inode):
             old = b"" if size == 0 else None
             if not isinstance(inode.content, Staged) and size <= INLINE_MAX and old is None:
                 old = self._whole_if_at_hand(inode)

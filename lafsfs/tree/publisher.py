@@ -88,6 +88,12 @@ class Publisher:
         version = inode.version
         crash_point("file.start")
         caps = await self._upload(inode)
+        # A write may be on its way to the log in a worker thread: it is part of the next version.
+        async with self._tree.files.changing(inode):
+            self._published(inode, job, caps, version)
+
+    def _published(self, inode: Inode, job: Job, caps: Caps, version: int) -> None:
+        """The grid has what was version `version` of a content."""
         if inode.nlink <= 0:
             return
         if inode.version != version:
