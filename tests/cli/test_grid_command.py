@@ -36,40 +36,40 @@ def _shown(home: LafsfsHome, *options: str) -> dict[str, Any]:
     return dict(json.loads(_run(home, "show", "--json", *options).stdout))
 
 
-def test_adding_showing_and_removing(home: LafsfsHome, servers: list[StorageServer]) -> None:
+def test_adding_showing_and_removing(fresh_home: LafsfsHome, servers: list[StorageServer]) -> None:
     first, second = servers
-    done = home.lafsfs(
+    done = fresh_home.lafsfs(
         *("grid", "add", first.nurl.to_string(), first.furl.to_string()),
         *("--nickname", "one", "--server-id", first.server_id),
     )
     assert "1 server" in done.stdout
     assert "needs at least 7 servers" in done.stderr
     # By standard input, without a FURL: the identity comes from the certificate.
-    _run(home, "add", "-", stdin=f"# a comment\n\n{second.nurl.to_string()}\n")
-    assert _run(home, "encoding", "1", "2", "2").stderr == ""
+    _run(fresh_home, "add", "-", stdin=f"# a comment\n\n{second.nurl.to_string()}\n")
+    assert _run(fresh_home, "encoding", "1", "2", "2").stderr == ""
 
-    seen = _shown(home, "--check")
+    seen = _shown(fresh_home, "--check")
     assert seen["encoding"] == {"needed": 1, "happy": 2, "total": 2}
     assert [server["reachable"] for server in seen["servers"]] == [True, True]
     assert not seen["bundled"]
-    with_secrets = _shown(home, "--show-nurls")["servers"]
+    with_secrets = _shown(fresh_home, "--show-nurls")["servers"]
     assert [server["nurls"] for server in with_secrets] == [
         [first.nurl.to_string()],
         [second.nurl.to_string()],
     ]
     assert with_secrets[1]["furl"].startswith(second.furl.to_string().partition("@")[0])
 
-    shown = _run(home, "show").stdout
+    shown = _run(fresh_home, "show").stdout
     assert "one" in shown
     for server in servers:
         assert f"127.0.0.1:{server.port}" in shown
         assert server.nurl.swissnum not in shown
         assert server.nurl.swissnum not in json.dumps(seen)
 
-    assert _run(home, "remove", f"127.0.0.1:{second.port}").exit_code == 0
-    assert isinstance(_run(home, "remove", second.server_id).exception, UsageError)
-    assert "bundled" in _run(home, "remove", "one").stderr
-    assert _shown(home) == {
+    assert _run(fresh_home, "remove", f"127.0.0.1:{second.port}").exit_code == 0
+    assert isinstance(_run(fresh_home, "remove", second.server_id).exception, UsageError)
+    assert "bundled" in _run(fresh_home, "remove", "one").stderr
+    assert _shown(fresh_home) == {
         "bundled": True,
         "encoding": {"needed": 1, "happy": 1, "total": 1},
         "servers": [],
@@ -109,14 +109,14 @@ def test_impossible_encodings(home: LafsfsHome, numbers: list[str]) -> None:
     assert "1-of-1" in _run(home, "encoding").stdout
 
 
-def test_the_bundled_server(home: LafsfsHome) -> None:
-    assert "running, process" in home.lafsfs("grid", "server", "start").stdout
-    assert _shown(home, "--check")["servers"][0]["reachable"] is True
-    assert "running, process" in _run(home, "show").stdout
-    assert _run(home, "add", "local").exit_code == 0
-    assert not _shown(home)["bundled"]
-    assert "stopped" in _run(home, "server", "stop").stdout
-    assert "did not run" in _run(home, "server", "stop").stdout
+def test_the_bundled_server(fresh_home: LafsfsHome) -> None:
+    assert "running, process" in fresh_home.lafsfs("grid", "server", "start").stdout
+    assert _shown(fresh_home, "--check")["servers"][0]["reachable"] is True
+    assert "running, process" in _run(fresh_home, "show").stdout
+    assert _run(fresh_home, "add", "local").exit_code == 0
+    assert not _shown(fresh_home)["bundled"]
+    assert "stopped" in _run(fresh_home, "server", "stop").stdout
+    assert "did not run" in _run(fresh_home, "server", "stop").stdout
 
 
 def test_help_for_newcomers(home: LafsfsHome) -> None:

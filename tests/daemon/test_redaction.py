@@ -48,14 +48,15 @@ def test_log_file_is_private_and_redacts_messages_and_tracebacks(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_log_file_is_bounded(tmp_path: Path) -> None:
+def test_log_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_MAX_BYTES", 100_000)
     log.log_to_file(tmp_path)
     logger = logging.getLogger("lafsfs.test")
     for _ in range(130):
-        logger.info("x" * 100_000)
+        logger.info("x" * 3000)
     files = list(tmp_path.iterdir())
     assert len(files) == 3
-    assert sum(file.stat().st_size for file in files) < 14 << 20
+    assert sum(file.stat().st_size for file in files) < 310_000
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
 
 
