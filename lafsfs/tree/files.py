@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
 INLINE_MAX = 16 * 1024  # unpublished contents up to this size live in the journal
-SIZE_MAX = (1 << 63) - 1
+SIZE_MAX = 1 << 44  # 16 TiB, as on ext4
 _IN_THREAD = 64 * 1024  # larger writes leave the event loop
 
 
@@ -58,7 +58,10 @@ class Files:
     # --- handles -------------------------------------------------------------------------------------
 
     async def open(self, inode: Inode, flags: int) -> int:
-        """A new handle; O_TRUNC empties the file. EROFS where the content cannot be changed, EIO where its cap gives no access."""
+        """A new handle; O_TRUNC empties the file.
+
+        EROFS where the content cannot be changed, EIO where its cap gives no access to it.
+        """
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable(inode)
@@ -167,8 +170,7 @@ class Files:
         """Put `data` at `offset`; on return it survives a crash of this process."""
         inode = self._handle(handle).inode
         self._tree.check_writable(inode)
-        if offset + len(data) > SIZE_MAX:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        self._check_size(inode, offset + len(data))
         lock = self._locks.get(inode.ino)
         if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
             self._write_now(inode, offset, data)
@@ -182,6 +184,14 @@ class Files:
             if staged.wasteful:
                 await self._rewrite(inode, staged)
         return len(data)
+
+    def _check_size(self, inode: Inode, size: int) -> None:
+        """EFBIG for a file, sparse or not, that all servers together could not take: holes take space there."""
+        if size <= inode.attributes.size:
+            return
+        room, _ = self._tree.nodes.space()
+        if size > SIZE_MAX or (room and size > room):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
     @asynccontextmanager
     async def changing(self, inode: Inode) -> AsyncIterator[None]:
@@ -266,8 +276,7 @@ class Files:
     async def truncate(self, inode: Inode, size: int, **times: int) -> None:
         """Set the size; mtime and ctime are now unless given."""
         self._tree.check_writable(inode)
-        if size > SIZE_MAX:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        self._check_size(inode, size)
         async with self.changing(inode):
             old = b"" if size == 0 else None
             if not isinstance(inode.content, Staged) and size <= INLINE_MAX and old is None:

@@ -37,7 +37,14 @@ def _announcements(servers: list[Server]) -> dict[str, dict[str, object]]:
     return {server.server_id: server.announcement() for server in servers}
 
 
-@pytest.fixture(scope="session", params=["tahoe nodes", "lafs-storage"])
+_MAKES = [
+    pytest.param(make, marks=pytest.mark.xdist_group(make), id=make)
+    for make in ("tahoe nodes", "lafs-storage")
+]
+"""Of each make one grid, in one process of the test run."""
+
+
+@pytest.fixture(scope="session", params=_MAKES)
 def shared_grid(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SharedGrid]:

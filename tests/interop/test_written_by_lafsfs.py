@@ -8,13 +8,14 @@ import os
 import stat
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lafsfs.formats.caps import ChkCap, DirCap, LiteralCap, parse
 from tests.interop.conftest import SharedGrid
 from tests.support.mounts import LafsfsHome
-from tests.support.tahoe_trees import Child, deep_check, walk
+from tests.support.tahoe_trees import Child, deep_check, listing, walk
 
 pytestmark = [pytest.mark.tahoe, pytest.mark.timeout(300)]
 
@@ -38,6 +39,9 @@ NAMES = [
 ]
 
 
+NANOSECONDS = 1_234_567_890_123_456_789
+
+
 def _data(label: str, size: int) -> bytes:
     return hashlib.shake_128(label.encode()).digest(size)
 
@@ -58,6 +62,8 @@ def _write(top: Path) -> None:
         file.seek(3_000_000)
         file.write(b"end")
     os.mkfifo(top / "fifo")
+    (top / "sparse").chmod(0o640)
+    os.utime(top / "sparse", ns=(NANOSECONDS, NANOSECONDS))
     names = os.fsencode(top / "names")
     os.mkdir(names)
     for name in NAMES:
@@ -91,6 +97,14 @@ def _posix_name(name: str, child: Child) -> bytes:
     return base64.b64decode(raw) if raw is not None else name.encode()
 
 
+def _check_attributes(metadata: dict[str, Any]) -> None:
+    """Ours, and the classic times beside them for other programs."""
+    assert metadata["lafsfs"]["mode"] == stat.S_IFREG | 0o640
+    assert metadata["lafsfs"]["mtime"] == NANOSECONDS
+    assert metadata["mtime"] == pytest.approx(NANOSECONDS / 1e9)
+    assert metadata["tahoe"]["linkmotime"] == pytest.approx(metadata["ctime"], abs=3600)
+
+
 def test_tahoe_reads_and_verifies_what_lafsfs_wrote(shared_grid: SharedGrid, fresh_home: LafsfsHome) -> None:
     cap = shared_grid.create(fresh_home)
     with fresh_home.mounted("home:", *shared_grid.options) as tree:
@@ -113,26 +127,12 @@ def test_tahoe_reads_and_verifies_what_lafsfs_wrote(shared_grid: SharedGrid, fre
             assert isinstance(parsed, ChkCap | LiteralCap)
             seen[raw] = client.get(child.cap)
     assert seen == expected
+    _check_attributes(listing(client, cap)["sparse"].metadata)
     results = deep_check(client, cap)
     assert results["list-unhealthy-files"] == []
     assert results["count-corrupt-shares"] == 0
     # The hard link is one object under two names.
     assert results["count-objects-checked"] == results["count-objects-healthy"] == checked - 1
-
-
-def test_classic_times_and_modes_beside_each_entry(shared_grid: SharedGrid, fresh_home: LafsfsHome) -> None:
-    cap = shared_grid.create(fresh_home)
-    nanoseconds = 1_234_567_890_123_456_789
-    with fresh_home.mounted("home:", *shared_grid.options) as tree:
-        file = tree.path / "file"
-        file.write_text("x")
-        file.chmod(0o640)
-        os.utime(file, ns=(nanoseconds, nanoseconds))
-    [(_, child)] = walk(shared_grid.client, cap)
-    assert child.metadata["lafsfs"]["mode"] == stat.S_IFREG | 0o640
-    assert child.metadata["lafsfs"]["mtime"] == nanoseconds
-    assert child.metadata["mtime"] == pytest.approx(nanoseconds / 1e9)
-    assert child.metadata["tahoe"]["linkmotime"] == pytest.approx(child.metadata["ctime"], abs=3600)
 
 
 def test_content_of_an_older_state_does_not_come_back(
