@@ -15,7 +15,7 @@ TAHOE := $(LAFSFS_TAHOE_VENV)/bin/tahoe
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 
-.PHONY: help install lock check format test interop vectors demo stop clean
+.PHONY: help install lock check format test interop scenario vectors demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,7 +46,10 @@ test: install ## the tests that need nothing but this machine
 	$(PYTEST) -q -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 interop: install $(TAHOE) ## with a real Tahoe-LAFS 1.20
-	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(PYTEST) -q -m tahoe $(PYTEST_ARGS)
+	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(PYTEST) -q -n 2 --dist loadgroup -m tahoe $(PYTEST_ARGS)
+
+scenario: install ## a source tree, git and a 300 MB file through a mount, measured
+	$(PYTEST) -q -m slow -s tests/scenario $(PYTEST_ARGS)
 
 $(TAHOE):
 	@sh contrib/install/tahoe.sh $(LAFSFS_TAHOE_VENV)
