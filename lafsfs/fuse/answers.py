@@ -72,7 +72,7 @@ def entry(inode: Inode, timeout: float) -> EntryAttributes:
     e.st_rdev = a.rdev
     e.st_size = a.size
     e.st_blksize = BLOCK_SIZE
-    e.st_blocks = -(-a.size // BLOCK)
+    e.st_blocks = -(-inode.allocated // BLOCK)
     e.st_atime_ns = a.atime
     e.st_mtime_ns = a.mtime
     e.st_ctime_ns = a.ctime

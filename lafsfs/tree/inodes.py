@@ -96,9 +96,19 @@ class Inode:
         return self.content is not None or self.caps is None
 
     @property
+    def allocated(self) -> int:
+        """Bytes that the content takes: holes take none as long as they are not published."""
+        size = self.attributes.size
+        if not isinstance(self.content, Staged):
+            return size
+        log = self.content.file
+        return min(size, log.extents.live + log.base_limit)
+
+    @property
     def unused(self) -> bool:
         """Whether nobody would miss this object: it can be built again from the grid."""
-        held = self.lookups > 0 or self.opens > 0 or self.anchors > 0
+        # All known names of a file must follow its changes, so one with several is not forgotten.
+        held = self.lookups > 0 or self.opens > 0 or self.anchors > 0 or len(self.links) > 1
         return not held and not self.stored and self.ino != ROOT
 
     def row(self) -> list[object]:
