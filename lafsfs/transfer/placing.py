@@ -58,11 +58,16 @@ class Homes:
 
 
 async def find_homes(
-    grid: Grid, file: NewFile, happy: int, preferred: Mapping[str, Iterable[int]] | None = None
+    grid: Grid,
+    file: NewFile,
+    happy: int,
+    preferred: Mapping[str, Iterable[int]] | None = None,
+    *,
+    resumable: bool = False,
 ) -> Homes:
     """Allocate shares so that `happy` can be reached. `preferred` is an earlier placement by server id.
 
-    NotEnoughServersError, with nothing left allocated, when it cannot.
+    NotEnoughServersError when it cannot; nothing is left allocated then, unless it is `resumable`.
     """
     placing = _Placing(grid, file)
     try:
@@ -73,7 +78,8 @@ async def find_homes(
                 f"shares could be placed on {found} servers only, {happy} are wanted{placing.reasons()}"
             )
     except BaseException:
-        await give_up(placing.homes, file)
+        if not resumable:
+            await give_up(placing.homes, file)
         raise
     await _drop_spare(placing.homes, file)
     return placing.homes

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 import trio
 
 from lafsfs.cache.segments import SegmentCache
-from lafsfs.errors import NotEnoughServersError
 from lafsfs.formats import caps, chk, hashing, keys
 from lafsfs.formats.chk import Params
 from lafsfs.formats.hashing import Buffer
@@ -60,7 +59,8 @@ async def upload(
 
     Up to 55 bytes become a literal cap, without any server. `progress` is told how many bytes of plaintext
     are done. The key is convergent, so a repeated upload finds what exists; memory is a few segments.
-    NotEnoughServersError when happiness is not reached, or lost midway: then what was begun is aborted.
+    NotEnoughServersError when happiness is not reached, or lost midway. What was begun is then aborted, unless a
+    `ledger` remembers it for the next try.
     """
     if source.size <= chk.MAX_LITERAL_SIZE:
         data = bytearray(source.size)
@@ -143,13 +143,14 @@ class _Upload:
 
     async def run(self) -> caps.ChkCap:
         happy = self._grid.encoding.happy
-        homes = await find_homes(self._grid, self._file, happy, self._remembered())
+        resumable = self._ledger is not None
+        homes = await find_homes(self._grid, self._file, happy, self._remembered(), resumable=resumable)
         try:
             self._remember(homes)
             ueb_hash = await self._transfer(homes, happy)
-        except BaseException as error:
-            # A cancelled upload is gone on with later, unless nobody remembers it.
-            if self._ledger is None or isinstance(error, NotEnoughServersError):
+        except BaseException:
+            # An upload that is remembered goes on later; servers forget those that do not by themselves.
+            if not resumable:
                 await give_up(homes, self._file)
             raise
         params = self._params

@@ -17,6 +17,7 @@ from lafsfs.tree.contents import InlineSource, StagedSource
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
+from lafsfs.tree.ledger import JournalLedger, ledger_key
 from lafsfs.tree.publishing import DirectoryPublisher
 from lafsfs.tree.queue import Job, Queue
 
@@ -27,6 +28,7 @@ OPEN_IDLE = 5.0  # seconds without a write after which an open file is published
 OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
 PACE = 4.0  # a directory rests this many times as long as its last publishing took
 DIRECTORY_SLOTS = 8
+RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; smaller ones begin again
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
 
@@ -106,6 +108,7 @@ class Publisher:
         change.caps(inode, caps)
         if isinstance(inode.content, Staged):
             change.retire(inode.content.file)
+            change.meta(ledger_key(inode.ino), None)
         crash_point("file.uploaded")
         change.commit()
         crash_point("file.done")
@@ -136,7 +139,8 @@ class Publisher:
             node = nodes.mutable_file(old)
             await node.overwrite(bytes(data), await node.latest())
             return inode.caps
-        cap = await nodes.upload(source)
+        ledger = JournalLedger(self._tree.journal, inode.ino) if source.size >= RESUMED_FROM else None
+        cap = await nodes.upload(source, ledger)
         return b"", cap.to_bytes()
 
     # --- directories -------------------------------------------------------------------------------------
