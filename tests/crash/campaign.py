@@ -84,7 +84,9 @@ class Campaign:
         pause = self._random.uniform(0.05, 1.5)
         if victim == "point":
             point = f"{self._random.choice(sorted(POINTS))}:{self._random.choice((1, 1, 2, 5, 20))}"
-            self.counts["died at a point"] += self._crash_at(point, pause)
+            died = self._crash_at(point, pause)
+            self.counts["died at a point"] += died
+            victim = f"{point}, {'died there' if died else 'killed later'}"
         else:
             self._start()
             time.sleep(pause)
@@ -177,6 +179,8 @@ class Campaign:
             problems += [f"w{number}/{line}" for line in lines]
             worker.step = None
         errors = self._tree.status()["errors"]
+        if problems and os.environ.get("KEEP"):
+            os.kill(os.getpid(), signal.SIGSTOP)
         if problems or errors:
             raise CrashError("\n".join([f"seed {self._seed}, {when}:", *problems, *errors]))
 
