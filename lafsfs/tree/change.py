@@ -14,6 +14,7 @@ from lafsfs.tree.attributes import Attributes, now
 from lafsfs.tree.directories import Folder, Pending, digest
 from lafsfs.tree.inodes import ROOT, Caps, Inline, Inode, Staged
 from lafsfs.tree.journal import Batch, EdgeRow
+from lafsfs.tree.reachability import moved_out, removed_below
 from lafsfs.tree.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ class Change:
             for directory, name in inode.links:
                 parent = table.get(directory)
                 folder = parent.folder if parent is not None else None
-                if folder is not None and (folder, name) not in self._edges and name in folder.kids:
+                if folder is None or (folder, name) in self._edges:
+                    continue
+                if name in folder.kids and folder.kids[name][1] == inode.ino:
                     self._edges[folder, name] = inode
 
     def _plan_edges(self, batch: Batch) -> list[tuple[Folder, bytes, Inode | None, Pending | None]]:
@@ -161,8 +164,7 @@ class Change:
     def _rows(self, batch: Batch, planned: list[tuple[Folder, bytes, Inode | None, Pending | None]]) -> None:
         for inode, fields in self._fields.items():
             if inode.nlink <= 0:
-                batch.objects[inode.ino] = None
-                batch.contents[inode.ino] = None
+                self._row_of_removed(batch, inode)
                 continue
             if not fields and inode.stored:
                 continue
@@ -172,10 +174,19 @@ class Change:
             elif "content" in fields and not isinstance(inode.content, Inline):
                 batch.contents[inode.ino] = None
 
+    def _row_of_removed(self, batch: Batch, inode: Inode) -> None:
+        if next(moved_out(self._tree.inodes, inode), None) is not None:
+            # The grid's entry must stay until what was moved out can be reached elsewhere (reachability.py).
+            batch.objects[inode.ino] = inode.row()
+            return
+        batch.contents[inode.ino] = None
+        for directory in removed_below(self._tree.inodes, inode):
+            forget_directory(directory, batch)
+
     def _show(self, planned: list[tuple[Folder, bytes, Inode | None, Pending | None]]) -> None:
         tree = self._tree
         for inode, fields in self._fields.items():
-            inode.stored = inode.nlink > 0
+            inode.stored = inode.nlink > 0 or next(moved_out(tree.inodes, inode), None) is not None
             if "content" in fields or "caps" in fields:
                 inode.version += 1
             if "content" in fields or inode.nlink <= 0:
@@ -198,6 +209,20 @@ class Change:
                 tree.publisher.directory_changed(inode.folder)
             elif "content" in fields:
                 tree.publisher.file_changed(inode)
+
+
+def attempts_key(directory: int) -> str:
+    """Where the journal keeps the digests of entries of a directory that may have reached the grid."""
+    return f"attempts:{directory}"
+
+
+def forget_directory(inode: Inode, batch: Batch) -> None:
+    """Delete an object's row and, of a directory, all that differs from the grid in it."""
+    batch.objects[inode.ino] = None
+    if inode.folder is not None:
+        batch.meta[attempts_key(inode.ino)] = None
+        for name in inode.folder.pending:
+            batch.edges[inode.ino, name] = None
 
 
 def account_inline(tree: Tree, inode: Inode) -> None:

@@ -43,7 +43,7 @@ class Seen:
 
 def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
     """Read one entry. Foreign and damaged metadata never raise: defaults take their place."""
-    entry = Entry.parse(raw)
+    entry = parsed(raw)
     caps = _caps_of(entry, writekey)
     metadata = _metadata_of(entry)
     posix, _ = posix_metadata.decode(metadata)
@@ -69,9 +69,17 @@ def _caps_of(entry: Entry, writekey: bytes | None) -> Caps:
     return rw, entry.ro_uri
 
 
+def parsed(raw: bytes) -> Entry:
+    """A decoded entry; one that is broken inside counts as an entry of nothing."""
+    try:
+        return Entry.parse(raw)
+    except FormatError:
+        return Entry("", b"", b"", b"{}", raw)
+
+
 def is_directory_entry(raw: bytes) -> bool:
     """Whether an entry leads to a directory."""
-    return _is_directory(Entry.parse(raw).ro_uri)
+    return _DIRECTORY in raw and _is_directory(parsed(raw).ro_uri)
 
 
 def write_entry(
@@ -79,7 +87,7 @@ def write_entry(
 ) -> bytes:
     """The entry of `inode` as it will stand on the grid; keys of other clients in the replaced entry survive."""
     assert inode.caps is not None
-    old = _metadata_of(Entry.parse(old_raw)) if old_raw is not None else None
+    old = _metadata_of(parsed(old_raw)) if old_raw is not None else None
     if old is None and inode.extra is not None:
         old = json.loads(inode.extra)
     posix = to_posix(inode.attributes, inode.ino, inode.nlink, inode.xattrs)
@@ -94,7 +102,7 @@ def write_entry(
 
 def same_object(raw: bytes, other: bytes) -> bool:
     """Whether two entries lead to the same content, whatever their metadata says."""
-    return Entry.parse(raw).ro_uri == Entry.parse(other).ro_uri
+    return parsed(raw).ro_uri == parsed(other).ro_uri
 
 
 def content_size(caps: Caps) -> int | None:

@@ -1,12 +1,4 @@
-"""Publishing one directory: which of its changes are ready, onto which version, and what the journal forgets then.
-
-What keeps a moved object reachable from the root at any instant (contrib/doc/concurrency.md):
-
-* a name is added only when what it leads to is on the grid;
-* a removed name whose object lives on elsewhere waits until it can be reached there;
-* a replaced name whose object lives on elsewhere, but not yet on the grid, leaves that object under a temporary
-  name in the same version, removed later by the rule before (so two exchanged names cannot wait for each other).
-"""
+"""Publishing one directory: which of its changes are ready, onto which version, and what the journal forgets then."""
 
 from __future__ import annotations
 
@@ -19,16 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from lafsfs.errors import UncoordinatedWriteError
-from lafsfs.formats.dirnode import Entry, make_entry
+from lafsfs.formats.dirnode import make_entry
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
-from lafsfs.tree.change import Change
+from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
-from lafsfs.tree.entries import write_entry
-from lafsfs.tree.inodes import ROOT, Inode
+from lafsfs.tree.entries import parsed, write_entry
+from lafsfs.tree.inodes import ROOT, Inode, Link
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.merge import Verdict, conflict_name, decide
+from lafsfs.tree.reachability import Reachability, removed_below
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -54,6 +47,7 @@ class DirectoryPublisher:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._reach = Reachability(tree)
 
     async def publish(self, folder: Folder, late: bool) -> bool:
         """Put what is ready of `folder` on the grid. True when something is left that no event will wake.
@@ -79,17 +73,18 @@ class DirectoryPublisher:
 
     def _split(self, folder: Folder) -> tuple[list[bytes], int]:
         """(names that can go now, number of names that must wait for their objects)."""
-        ready, waiting = [], 0
+        added: set[bytes] = set()
+        waiting = 0
         for name, pending in folder.pending.items():
-            if pending.ino is None:
-                if self._may_remove(folder, name, pending):
-                    ready.append(name)
-                continue
-            inode = self._tree.inodes.get(pending.ino)
-            if inode is not None and not inode.dirty:
-                ready.append(name)
-            else:
-                waiting += 1
+            if pending.ino is not None:
+                inode = self._tree.inodes.get(pending.ino)
+                if inode is not None and not inode.dirty:
+                    added.add(name)
+                else:
+                    waiting += 1
+        ready = self._reach.ready(folder, added)
+        if len(ready) + waiting < len(folder.pending):
+            self._tree.publisher.waiting_removals.add(folder)
         return ready, waiting
 
     # --- a new directory ---------------------------------------------------------------------------------
@@ -101,7 +96,8 @@ class DirectoryPublisher:
         sent: list[Sent] = []
 
         def make(writekey: bytes) -> Packed:
-            sent.extend(self._sent(folder, name, None, writekey) for name in ready)
+            still = set(self._split(folder)[0]).intersection(ready)  # making the key took its time
+            sent.extend(self._sent(folder, name, None, writekey) for name in ready if name in still)
             return Packed().with_changes({one.stored: one.raw for one in sent if one.raw is not None})
 
         folder.publishing = dict.fromkeys(ready)
@@ -124,12 +120,13 @@ class DirectoryPublisher:
     async def _publish(self, folder: Folder, ready: list[bytes]) -> None:
         node = folder.node
         assert node is not None
+        collided = False
         for round_ in range(ROUNDS):
             self._merge(folder, ready)
-            ready = [name for name in ready if name in folder.pending]
+            ready, _ = self._split(folder)  # merging may have renamed some
             base = folder.snapshot
             sent = self._plan(folder, ready, base)
-            if not sent:
+            if not sent and not (collided and base is not None and not base.settled):
                 return
             changes = {one.stored: one.raw for one in sent}
             packed = base.packed.with_changes(changes) if base else Packed().with_changes(changes)
@@ -142,8 +139,9 @@ class DirectoryPublisher:
                 log.info("a directory was changed by somebody else; merging")
                 crash_point("directory.collision")
                 await trio.sleep(random.uniform(0.05, 0.2) * 2**round_)
-                self._tree.absorb(folder, await node.read())
+                self._tree.absorb(folder, await self._tree.newest(folder))
                 ready, _ = self._split(folder)
+                collided = True
                 continue
             finally:
                 folder.publishing = {}
@@ -153,14 +151,15 @@ class DirectoryPublisher:
             return
         raise UncoordinatedWriteError("others keep writing this directory")
 
-    def _plan(self, folder: Folder, ready: list[bytes], base: Snapshot | None) -> list[Sent]:
+    def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Sent]:
         assert folder.node is not None
         writekey = folder.node.writekey
         sent: list[Sent] = []
-        for name in ready:
+        adding = {(folder.inode.ino, name) for name in names if folder.pending[name].ino is not None}
+        for name in names:
             old = base.packed.raw(folder.stored(name)) if base is not None else None
             sent.append(self._sent(folder, name, old, writekey))
-            parked = self._park(folder, name, old, writekey)
+            parked = self._park(folder, name, old, adding)
             if parked is not None:
                 sent.append(parked)
         return sent
@@ -174,17 +173,16 @@ class DirectoryPublisher:
         keep = old if pending.base_ino == pending.ino else None
         return Sent(name, stored, pending, write_entry(inode, stored, name, keep, writekey), inode.ino)
 
-    def _park(self, folder: Folder, name: bytes, old: bytes | None, writekey: bytes | None) -> Sent | None:
+    def _park(self, folder: Folder, name: bytes, old: bytes | None, adding: set[Link]) -> Sent | None:
         pending = folder.pending[name]
-        if pending.ino is None or pending.base_ino in (None, pending.ino) or old is None:
-            return None
-        moved = self._tree.inodes.get(pending.base_ino)
-        if moved is None or moved.nlink <= 0 or self._reachable(moved, {(folder.inode.ino, name)}):
-            return None
+        moved = self._reach.must_park(folder, name, adding)
+        if moved is None or old is None or digest(old) != pending.base:
+            return None  # or an earlier attempt has parked it already
+        assert folder.node is not None
         temporary = PARKED + f"{moved.ino:x}".encode()
-        entry = Entry.parse(old)
+        entry = parsed(old)
         rw = moved.caps[0] if moved.caps is not None else b""
-        raw = make_entry(temporary.decode(), entry.ro_uri, rw, entry.metadata, writekey)
+        raw = make_entry(temporary.decode(), entry.ro_uri, rw, entry.metadata, folder.node.writekey)
         return Sent(temporary, temporary.decode(), None, raw, moved.ino)
 
     # --- merging -----------------------------------------------------------------------------------------
@@ -206,11 +204,13 @@ class DirectoryPublisher:
                 self._keep_both(folder, name)
 
     def _let_theirs_stand(self, folder: Folder, name: bytes) -> None:
-        batch = Batch()
-        batch.edges[folder.inode.ino, name] = None
-        self._tree.journal.commit(batch)
-        self._forget_pending(folder, name)
+        if name in folder.pending:
+            batch = Batch()
+            batch.edges[folder.inode.ino, name] = None
+            self._tree.journal.commit(batch, freeing=True)
+            self._forget_pending(folder, name)
         folder.show(name, UNKNOWN)
+        self._tree.count_subdirectories(folder)
         self._tree.kernel.entry_changed(folder.inode.ino, name)
 
     def _keep_both(self, folder: Folder, name: bytes) -> None:
@@ -231,28 +231,32 @@ class DirectoryPublisher:
 
     def _remember(self, folder: Folder, sent: list[Sent]) -> None:
         """Should we die before the answer comes, the next mount knows these entries as ours."""
+        batch = Batch()
+        parked: dict[bytes, Pending] = {}
         for one in sent:
             mark = digest(one.raw)
             if mark is not None:
                 folder.attempts.setdefault(one.name, set()).add(mark)
-        batch = Batch()
-        batch.meta[attempts_key(folder.inode.ino)] = [
-            (name, sorted(marks)) for name, marks in folder.attempts.items()
-        ]
+            if one.pending is None:  # a temporary name is to be removed from the moment on it may exist
+                parked[one.name] = Pending(None, mark, one.ino, self._tree.next_version())
+                batch.edges[folder.inode.ino, one.name] = EdgeRow(one.name, None, mark, one.ino)
+        batch.meta[attempts_key(folder.inode.ino)] = _attempts_row(folder.attempts)
         self._tree.journal.commit(batch, freeing=True)
+        folder.pending.update(parked)
 
     def _done(self, folder: Folder, sent: list[Sent]) -> None:
         """The grid has these names: forget what is still as it was sent, rebase what changed meanwhile."""
         tree, directory = self._tree, folder.inode.ino
         batch = Batch()
-        batch.meta[attempts_key(directory)] = None
+        attempts = self._open_attempts(folder, sent)
+        batch.meta[attempts_key(directory)] = _attempts_row(attempts)
         changed: dict[bytes, Pending | None] = {}
         for one in sent:
             mark = digest(one.raw)
             now = folder.pending.get(one.name)
             if one.pending is None:
-                changed[one.name] = Pending(None, mark, one.ino, tree.next_version())
-            elif now is not None and now.version == one.pending.version:
+                continue
+            if now is not None and now.version == one.pending.version:
                 changed[one.name] = None
             elif now is not None:
                 changed[one.name] = now._replace(base=mark, base_ino=one.ino)
@@ -262,6 +266,9 @@ class DirectoryPublisher:
         finished = self._finished(folder, changed)
         for inode in finished:
             batch.objects[inode.ino] = None
+        removed = self._removed(sent, changed)
+        for inode in removed:
+            forget_directory(inode, batch)
         tree.journal.commit(batch, freeing=True)
         crash_point("directory.done")
         for name, pending in changed.items():
@@ -269,8 +276,8 @@ class DirectoryPublisher:
                 self._forget_pending(folder, name)
             else:
                 folder.pending[name] = pending
-        folder.attempts.clear()
-        for inode in finished:
+        folder.attempts = attempts
+        for inode in finished + removed:
             inode.stored = False
             tree.inodes.drop_if_unused(inode)
         self._settle(folder)
@@ -285,6 +292,27 @@ class DirectoryPublisher:
                 gone[before.ino] += 1
         inodes = ((self._tree.inodes.get(ino), count) for ino, count in gone.items())
         return [inode for inode, count in inodes if inode and inode.pending == count and _is_settled(inode)]
+
+    def _open_attempts(self, folder: Folder, sent: list[Sent]) -> dict[bytes, set[bytes]]:
+        """Earlier attempts that are on the grid although what they were made of has changed since."""
+        done = {one.name for one in sent}
+        packed = folder.snapshot.packed if folder.snapshot is not None else Packed()
+        return {
+            name: marks
+            for name, marks in folder.attempts.items()
+            if name not in done and digest(packed.raw(folder.stored(name))) in marks
+        }
+
+    def _removed(self, sent: list[Sent], changed: dict[bytes, Pending | None]) -> list[Inode]:
+        """Directories of which the journal kept what was moved out of them, and that the grid does not have now."""
+        gone: list[Inode] = []
+        for one in sent:
+            if one.pending is None or one.pending.base_ino is None or changed.get(one.name, one.pending):
+                continue
+            inode = self._tree.inodes.get(one.pending.base_ino)
+            if inode is not None and inode.nlink <= 0 and inode.stored:
+                gone += removed_below(self._tree.inodes, inode)
+        return gone
 
     def _forget_pending(self, folder: Folder, name: bytes) -> None:
         pending = folder.pending.pop(name)
@@ -309,52 +337,18 @@ class DirectoryPublisher:
             waiting.discard(folder)
             self._tree.publisher.directory_changed(folder)
 
-    # --- reachability --------------------------------------------------------------------------------------
-
-    def _may_remove(self, folder: Folder, name: bytes, pending: Pending) -> bool:
-        if pending.base_ino is None:
-            return True
-        moved = self._tree.inodes.get(pending.base_ino)
-        if moved is None or moved.nlink <= 0 or not moved.links:
-            return True
-        if self._reachable(moved, {(folder.inode.ino, name)}):
-            return True
-        here = [link for link in moved.links if link[0] == folder.inode.ino]
-        if any(not moved.dirty for _ in here):
-            return True  # renamed within this directory: one version does both
-        self._tree.publisher.waiting_removals.add(folder)
-        return False
-
-    def _reachable(self, inode: Inode, without: set[tuple[int, bytes]]) -> bool:
-        """Whether the grid leads from the root to `inode` by edges other than `without`, as far as we know."""
-        if inode.ino == ROOT:
-            return True
-        for link in inode.links:
-            if link in without:
-                continue
-            parent = self._tree.inodes.get(link[0])
-            if parent is None or parent.folder is None:
-                return True  # its directory is not even loaded: nothing of it is pending
-            pending = parent.folder.pending.get(link[1])
-            if pending is not None and pending.base_ino != inode.ino:
-                continue
-            if self._reachable(parent, without | {link}):
-                return True
-        return False
-
     def is_published(self, inode: Inode) -> bool:
         """Whether the grid has this inode as it is now, and leads there from the root."""
         if inode.ino == ROOT:
             return inode.folder is None or not inode.folder.pending
         if inode.dirty or inode.pending or (inode.folder is not None and inode.folder.pending):
             return False
-        return self._reachable(inode, set())
+        return self._reach.reachable(inode)
 
 
 def _is_settled(inode: Inode) -> bool:
     return not inode.dirty and (inode.folder is None or not inode.folder.pending)
 
 
-def attempts_key(directory: int) -> str:
-    """Where the journal keeps a directory's attempts."""
-    return f"attempts:{directory}"
+def _attempts_row(attempts: dict[bytes, set[bytes]]) -> object | None:
+    return [(name, sorted(marks)) for name, marks in attempts.items()] or None

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from lafsfs.errors import JournalError
 from lafsfs.formats.caps import DirCap, parse
 from lafsfs.tree.attributes import Attributes
-from lafsfs.tree.change import account_inline
+from lafsfs.tree.change import account_inline, attempts_key
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder, Pending
 from lafsfs.tree.inodes import ROOT, Inline, Inode, Staged
 from lafsfs.tree.journal import Batch, EdgeRow
-from lafsfs.tree.publishing import attempts_key
+from lafsfs.tree.ledger import LEDGER_KEY
 from lafsfs.tree.salvage import Losses, salvage
 from lafsfs.tree.syncing import LOG_KEY
 
@@ -39,7 +39,7 @@ def recover(tree: Tree) -> None:
         salvage(tree, losses, reading.logs, reading.synced)
     _drop_orphans(tree)
     tree.staging.remove_all_but(reading.logs)
-    _forget_logs(tree, reading)
+    _forget_notes(tree, reading)
     _report(tree, losses)
     _schedule(tree)
     crash_point("recovery.done")
@@ -160,9 +160,14 @@ def _drop_orphans(tree: Tree) -> None:
         tree.inodes.drop_if_unused(inode)
 
 
-def _forget_logs(tree: Tree, reading: _Reading) -> None:
+def _forget_notes(tree: Tree, reading: _Reading) -> None:
+    """Drop what was noted about logs and uploads that are not there any more."""
     batch = Batch()
     batch.meta = {LOG_KEY + name: None for name in reading.synced if name not in reading.logs}
+    for key, _ in tree.journal.metas(LEDGER_KEY):
+        inode = tree.inodes.get(int(key.removeprefix(LEDGER_KEY)))
+        if inode is None or inode.content is None:
+            batch.meta[key] = None
     if batch.meta:
         tree.journal.commit(batch, freeing=True)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from lafsfs.errors import GridError, LafsError
+from lafsfs.errors import GridError, LafsError, NotEnoughSharesError
 from lafsfs.formats.caps import DirCap, MutableReadCap, MutableWriteCap, parse
+from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
+from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.entries import Seen, is_directory_entry, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
@@ -19,6 +21,7 @@ from lafsfs.tree.options import TreeOptions
 
 if TYPE_CHECKING:
     from lafsfs.nodes.maker import NodeMaker
+    from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -103,27 +106,59 @@ class Viewing:
     async def load(self, folder: Folder) -> None:
         """Read a directory for the first time. The caller holds its lock."""
         assert folder.node is not None
-        snapshot = await folder.node.read()
-        folder.adopt(snapshot)
+        folder.adopt(await self.newest(folder))
         folder.lay_journal()
         folder.checked = trio.current_time()
         folder.loaded = True
-        subdirectories = sum(
-            is_directory_entry(raw) for name in snapshot.packed.names() if (raw := snapshot.packed.raw(name))
+        self.count_subdirectories(folder)
+
+    async def newest(self, folder: Folder) -> Snapshot:
+        """The newest version of a directory, or the newest that can be recovered, when a writer was killed.
+
+        GridError, also when servers that may have the rest of a newer version do not answer.
+        """
+        assert folder.node is not None
+        try:
+            snapshot = await folder.node.read()
+        except NotEnoughSharesError as problem:
+            snapshot = await folder.node.read(older_ok=True)
+            if not folder.behind:
+                log.warning("an older version of a directory has to do: %s", problem)
+            folder.behind = True
+        else:
+            folder.behind = False
+        return snapshot
+
+    def count_subdirectories(self, folder: Folder) -> None:
+        """Bring the link count of a directory up to date with what is in it."""
+        packed = folder.snapshot.packed if folder.snapshot is not None else Packed()
+        hidden = {folder.stored(name) for name in folder.pending}
+        count = sum(
+            is_directory_entry(packed.raw(stored) or b"") for stored in packed.names() if stored not in hidden
         )
-        if not folder.inode.stored:
-            folder.inode.nlink = 2 + subdirectories
+        for pending in folder.pending.values():
+            inode = self.inodes.get(pending.ino) if pending.ino is not None else None
+            count += inode is not None and inode.is_dir
+        if folder.inode.nlink > 0:
+            folder.inode.nlink = 2 + count
 
     async def _refresh(self, folder: Folder) -> None:
         """Look whether the grid has something newer. When it cannot be asked, what we have must do."""
         assert folder.node is not None
         folder.checked = trio.current_time()
         try:
-            if folder.snapshot is not None and await folder.node.version() == folder.snapshot.version:
+            if folder.snapshot is not None and await self._is_newest(folder, folder.snapshot):
                 return
-            self.absorb(folder, await folder.node.read())
+            self.absorb(folder, await self.newest(folder))
         except GridError as problem:
             log.warning("a directory could not be refreshed: %s", problem)
+
+    async def _is_newest(self, folder: Folder, snapshot: Snapshot) -> bool:
+        assert folder.node is not None
+        try:
+            return await folder.node.version() == snapshot.version
+        except NotEnoughSharesError:
+            return False
 
     def absorb(self, folder: Folder, snapshot: Snapshot) -> None:
         """Take a newer version of a directory: only what differs is invalidated, here and in the kernel."""
@@ -131,7 +166,10 @@ class Viewing:
             old = self.inodes.get(before) if before != UNKNOWN else None
             if old is not None:
                 self._update(folder, name, old)
+            elif name in folder.kids:
+                folder.show(name, UNKNOWN)
             self.kernel.entry_changed(folder.inode.ino, name)
+        self.count_subdirectories(folder)
         self.kernel.inode_changed(folder.inode.ino, content=True)
 
     def _update(self, folder: Folder, name: bytes, old: Inode) -> None:
@@ -148,14 +186,7 @@ class Viewing:
             self._lose(folder, name, old)
             folder.show(name, UNKNOWN)
         elif not old.stored:
-            old.attributes, old.caps, old.xattrs, old.extra = (
-                seen.attributes,
-                seen.caps,
-                seen.xattrs,
-                seen.extra,
-            )
-            old.version += content
-            self.kernel.inode_changed(old.ino, content)
+            self._take(old, seen)
 
     def _lose(self, folder: Folder, name: bytes, old: Inode) -> None:
         self.inodes.unlink(old, folder.inode.ino, name)
@@ -172,6 +203,7 @@ class Viewing:
             return None
         known = self.inodes.get(kid[1]) if kid[1] != UNKNOWN else None
         if known is not None:
+            self.inodes.link(known, folder.inode.ino, name)
             return known
         raw = folder.base_raw(name)
         if raw is None:
@@ -191,14 +223,45 @@ class Viewing:
         if there is not None and not _is_same(there, seen):
             number = self.inodes.fresh_number()
             there = None
+        nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
         if there is None:
-            nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
             there = Inode(number, seen.attributes, seen.caps, nlink)
             there.xattrs, there.extra = seen.xattrs, seen.extra
             self.inodes.add(there)
+        elif there.nlink <= 0:
+            there.nlink = nlink
+        others = there.links
         folder.show(name, number)
         self.inodes.link(there, directory, name)
+        if not there.is_dir and seen.attributes.ctime != there.attributes.ctime:
+            self._reconcile(there, seen, bool(others))
         return there
+
+    def _reconcile(self, inode: Inode, seen: Seen, other_names: bool) -> None:
+        """A name tells another state of a file than is known: the later change of the two counts for all names.
+
+        (A hard link in a directory that nobody had looked into does not follow changes at once.)
+        """
+        if not inode.stored and (seen.attributes.ctime > inode.attributes.ctime or not other_names):
+            self._take(inode, seen)
+        if other_names and not self.options.read_only:
+            try:
+                change = Change(cast("Tree", self))
+                change.touch(inode)
+                change.commit()
+            except LafsError as problem:
+                log.warning("the names of a file could not be brought together: %s", problem)
+
+    def _take(self, inode: Inode, seen: Seen) -> None:
+        content = inode.caps != seen.caps
+        inode.attributes, inode.caps, inode.xattrs, inode.extra = (
+            seen.attributes,
+            seen.caps,
+            seen.xattrs,
+            seen.extra,
+        )
+        inode.version += content
+        self.kernel.inode_changed(inode.ino, content)
 
     async def measured(self, inode: Inode) -> Inode:
         """The same inode; the size of a mutable file, which only its servers know, is up to date."""
@@ -226,7 +289,9 @@ def _is_same(inode: Inode, seen: Seen) -> bool:
     """Whether an entry that carries the number of `inode` is a further name of it, or a lost name found again."""
     if inode.is_dir != seen.attributes.is_dir:
         return False
-    caps = inode.caps or (b"", b"")
-    if inode.is_dir:
-        return not inode.links and caps[1] == seen.caps[1]
-    return caps[1] == seen.caps[1] or (inode.nlink > 1 and (seen.nlink or 1) > 1)
+    if inode.links:
+        return not inode.is_dir and inode.nlink > 1 and (seen.nlink or 1) > 1
+    if inode.content is not None and not inode.stored:
+        return False  # somebody has it open still, removed and changed
+    same = (inode.caps or (b"", b""))[1] == seen.caps[1]
+    return same or not (inode.is_dir or inode.stored or inode.opens)

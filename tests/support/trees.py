@@ -241,6 +241,7 @@ class Files:
     async def drain(self) -> None:
         """Publish all; nothing is left in the journal then."""
         await self.tree.drain(DRAIN)
+        await self.tree.syncer.sync_all()  # which is when logs are deleted
 
     async def everything(self, path: bytes = b"") -> dict[bytes, Seen]:
         """What is there: path -> what can be seen of it, the root itself left out."""
