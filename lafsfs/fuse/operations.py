@@ -174,7 +174,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         target = await self.tree.measured(self.tree.inode(inode))
-        handle = await self.tree.files.open(target, flags)
+        handle = await self.tree.files.open(target, flags, privileged=ctx.uid == 0)
         return FileInfo(fh=handle, keep_cache=True)
 
     @answered
@@ -182,7 +182,11 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         mode = stat.S_IFREG | stat.S_IMODE(mode) & ~ctx.umask
-        inode = await self.tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid))
+        try:
+            inode = await self.tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid))
+        except FileExistsError:
+            # The kernel saw no such name a moment ago, another mount made it since. ESTALE has it look again.
+            raise FUSEError(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
         handle = self.tree.files.opened(inode, flags & os.O_ACCMODE != os.O_RDONLY)
         return FileInfo(fh=handle, keep_cache=True), self._found(inode)
 

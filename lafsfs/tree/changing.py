@@ -20,6 +20,7 @@ XATTR_REPLACE = 2
 XATTR_NAME_MAX = 255
 XATTR_VALUE_MAX = 65536
 XATTR_TOTAL_MAX = 65536  # names of one inode, as the kernel's listxattr allows
+NAMESPACES = (b"user.", b"trusted.", b"security.")
 OWN_NAMESPACE = b"user.lafs."
 
 
@@ -62,10 +63,13 @@ class Changing:
         change.commit()
 
     def set_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set one extended attribute. EEXIST, ENODATA by `flags`; ERANGE, E2BIG, ENOSPC by size; EOPNOTSUPP."""
+        """Set one extended attribute. EEXIST, ENODATA by `flags`; ERANGE, E2BIG, ENOSPC by size; EOPNOTSUPP,
+        EINVAL by name."""
         self._check(inode)
-        if name.startswith((b"system.", OWN_NAMESPACE)):
+        if not name.startswith(NAMESPACES) or name.startswith(OWN_NAMESPACE):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if name in NAMESPACES:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if len(name) > XATTR_NAME_MAX:
             raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
         if len(value) > XATTR_VALUE_MAX:

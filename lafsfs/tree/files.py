@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lafsfs.errors import NoSpaceError
 from lafsfs.formats.caps import LiteralCap, parse
 from lafsfs.nodes.maker import FileNode
-from lafsfs.tree.attributes import now
+from lafsfs.tree.attributes import now, without_set_id
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import read_staged
 from lafsfs.tree.crashpoints import crash_point
@@ -57,8 +58,8 @@ class Files:
 
     # --- handles -------------------------------------------------------------------------------------
 
-    async def open(self, inode: Inode, flags: int) -> int:
-        """A new handle; O_TRUNC empties the file.
+    async def open(self, inode: Inode, flags: int, *, privileged: bool = True) -> int:
+        """A new handle; O_TRUNC empties the file, and takes the set-id bits unless `privileged`.
 
         EROFS where the content cannot be changed, EIO where its cap gives no access to it.
         """
@@ -71,10 +72,19 @@ class Files:
         if flags & os.O_TRUNC:
             try:
                 await self.truncate(inode, 0)
+                if not privileged:
+                    self._drop_set_id(inode)
             except BaseException:
                 await self.release(handle)
                 raise
         return handle
+
+    def _drop_set_id(self, inode: Inode) -> None:
+        mode = without_set_id(inode.attributes.mode)
+        if mode != inode.attributes.mode:
+            change = Change(self._tree)
+            change.touch(inode, mode=mode)
+            change.commit()
 
     def opened(self, inode: Inode, writable: bool) -> int:
         """A handle of a file that was just created."""
@@ -171,6 +181,8 @@ class Files:
         inode = self._handle(handle).inode
         self._tree.check_writable(inode)
         self._check_size(inode, offset + len(data))
+        if not self._tree.staging.has_room(len(data)):
+            await self._wait_for_room(len(data))
         lock = self._locks.get(inode.ino)
         if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
             self._write_now(inode, offset, data)
@@ -192,6 +204,19 @@ class Files:
         room, _ = self._tree.nodes.space()
         if size > SIZE_MAX or (room and size > room):
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    async def _wait_for_room(self, count: int) -> None:
+        """At the staging limit: have things published and wait for that a while. NoSpaceError."""
+        area, publisher = self._tree.staging, self._tree.publisher
+        publisher.files.hurry()
+        try:
+            with trio.move_on_after(self._tree.options.staging_wait):
+                while not area.has_room(count):
+                    await area.freed.wait()
+                return
+            raise NoSpaceError("the staging limit is reached, and nothing could be published meanwhile")
+        finally:
+            publisher.files.relax()
 
     @asynccontextmanager
     async def changing(self, inode: Inode) -> AsyncIterator[None]:
