@@ -54,6 +54,7 @@ class Folder:
         self.attempts: dict[bytes, set[bytes]] = {}
         self.stored_names: dict[bytes, str] = {}
         self.loaded = False
+        self.kept_since: float | None = None  # Unix time of a snapshot that is not from the grid
         self.behind = False  # the newest version cannot be recovered, an older one is shown
         self.checked = float("-inf")
         self.lock = trio.Lock()

@@ -20,7 +20,8 @@ class TreeOptions:
     other clients made without POSIX attributes. `staging_limit` bounds the bytes of unpublished content kept on
     the local disk (None: the disk is the limit). `label` names this mount in conflict copies.
     `directory_wait` is how long a directory waits for children that are still uploading before it is published
-    without them.
+    without them. `staging_wait` is how long a writer waits at the staging limit before it gets ENOSPC, `sync_wait` how
+    long fsync=grid waits for the grid before it gets ETIMEDOUT.
     """
 
     read_only: bool = False
@@ -33,5 +34,7 @@ class TreeOptions:
     umask: int = 0o022
     label: str = field(default_factory=_host_label)
     directory_wait: float = 30.0
+    staging_wait: float = 30.0
+    sync_wait: float = 300.0
     upload_slots: int = 8
     upload_memory: int = 64 << 20

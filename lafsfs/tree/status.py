@@ -40,21 +40,34 @@ class TreeStatus:
     conflicts: list[str] = field(default_factory=list)
 
 
-def status_of(tree: Tree) -> TreeStatus:
-    """The status now; never waits."""
+def status_of(tree: Tree, most: int = ITEMS) -> TreeStatus:
+    """The status now, with at most so many items; never waits."""
     items: list[PendingItem] = []
     size = 0
     for job in tree.publisher.files:
         inode = tree.inodes.get(job.key)
         count = inode.attributes.size if inode is not None else 0
         size += count
-        if len(items) < ITEMS:
+        if len(items) < most:
             items.append(_item(tree, job, "file", count))
     for job in tree.publisher.directories:
-        if len(items) < ITEMS:
+        if len(items) < most:
             items.append(_item(tree, job, "directory", 0))
     files, directories = len(tree.publisher.files), len(tree.publisher.directories)
-    return TreeStatus(files, directories, size, items, list(tree.errors), list(tree.conflicts))
+    errors = [*tree.errors, *_offline(tree)]
+    if tree.syncer.failure:
+        errors.append(f"the local disk: {tree.syncer.failure}")
+    return TreeStatus(files, directories, size, items, errors, list(tree.conflicts))
+
+
+def _offline(tree: Tree) -> list[str]:
+    """What is shown although the grid could not be asked."""
+    folders = [inode.folder for inode in tree.inodes if inode.folder is not None]
+    times = [folder.kept_since for folder in folders if folder.kept_since is not None]
+    if not times:
+        return []
+    oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(times)))
+    return [f"offline: {len(times)} directories are shown as last seen, the oldest of them at {oldest}"]
 
 
 def _item(tree: Tree, job: Job, kind: Literal["file", "directory"], size: int) -> PendingItem:

@@ -25,6 +25,7 @@ from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Journal
+from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.publisher import Publisher
@@ -56,6 +57,7 @@ class Tree(Viewing):
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = Journal(state_dir / "journal.sqlite", key)
         self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)
+        self.kept = KeptDirectories(state_dir / "seen", key)
         self.syncer = Syncer(self.journal, self.staging)
         self.publisher = Publisher(self)
         self.files = Files(self)
@@ -188,12 +190,16 @@ class Tree(Viewing):
 
     async def _report(self, progress: Callable[[TreeStatus], None]) -> None:
         while True:
-            progress(self.status())
+            progress(self.counts())
             await trio.sleep(0.2)
 
     def status(self) -> TreeStatus:
         """What is pending; never waits."""
         return status_of(self)
+
+    def counts(self) -> TreeStatus:
+        """As `status`, without the items: cheap enough to be asked all the time."""
+        return status_of(self, 0)
 
     async def cap_at(self, path: bytes) -> Cap:
         """The strongest cap of what is at `path` below the root; publishes it first if it is not on the grid."""
@@ -223,6 +229,7 @@ async def open_tree(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tree.publisher.run)
             nursery.start_soon(tree.syncer.run)
+            nursery.start_soon(tree.kept.run)
             try:
                 yield tree
             finally:
@@ -231,5 +238,6 @@ async def open_tree(
         try:
             with trio.CancelScope(shield=True):
                 await tree.syncer.sync_all()
+                await tree.kept.keep_changed()
         finally:
             tree.journal.close()

@@ -17,6 +17,7 @@ from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.entries import Seen, is_directory_entry, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
+from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.options import TreeOptions
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 5.0  # seconds for which somebody waits for news of a directory that is known already
+QUIET = 10.0  # seconds for which a grid that did not answer is not asked again for the sake of readers
 
 
 class Kernel(Protocol):
@@ -50,7 +54,9 @@ class Viewing:
     nodes: NodeMaker
     options: TreeOptions
     inodes: InodeTable
+    kept: KeptDirectories
     kernel: Kernel = NoKernel()
+    _dead_until: float = float("-inf")
     _measured: dict[int, float]
 
     def inode(self, ino: int) -> Inode:
@@ -104,13 +110,37 @@ class Viewing:
         return trio.current_time() - folder.checked > self.options.refresh
 
     async def load(self, folder: Folder) -> None:
-        """Read a directory for the first time. The caller holds its lock."""
-        assert folder.node is not None
-        folder.adopt(await self.newest(folder))
+        """Read a directory for the first time; without the grid, as it was last seen. The caller holds its lock."""
+        folder.adopt(await self._newest_or_kept(folder))
         folder.lay_journal()
         folder.checked = trio.current_time()
         folder.loaded = True
         self.count_subdirectories(folder)
+
+    async def _newest_or_kept(self, folder: Folder) -> Snapshot:
+        assert folder.node is not None
+        cap = folder.node.cap.read_cap().to_bytes()
+        kept = await trio.to_thread.run_sync(self.kept.find, cap)
+        if kept is None:
+            return await self.newest(folder)
+        if not self._is_dead:
+            try:
+                with trio.fail_after(PATIENCE):
+                    return await self.newest(folder)
+            except (GridError, trio.TooSlowError) as problem:
+                self._seems_dead(problem)
+        folder.kept_since = kept.seen
+        return kept.snapshot
+
+    @property
+    def _is_dead(self) -> bool:
+        """Whether the grid did not answer a moment ago."""
+        return trio.current_time() < self._dead_until
+
+    def _seems_dead(self, problem: Exception) -> None:
+        if not self._is_dead:
+            log.warning("directories are shown as last seen, the grid does not answer: %s", problem)
+        self._dead_until = trio.current_time() + QUIET
 
     async def newest(self, folder: Folder) -> Snapshot:
         """The newest version of a directory, or the newest that can be recovered, when a writer was killed.
@@ -127,6 +157,8 @@ class Viewing:
             folder.behind = True
         else:
             folder.behind = False
+        folder.kept_since = None
+        self.kept.changed(folder)
         return snapshot
 
     def count_subdirectories(self, folder: Folder) -> None:
@@ -146,12 +178,18 @@ class Viewing:
         """Look whether the grid has something newer. When it cannot be asked, what we have must do."""
         assert folder.node is not None
         folder.checked = trio.current_time()
+        if self._is_dead:
+            return
         try:
-            if folder.snapshot is not None and await self._is_newest(folder, folder.snapshot):
-                return
-            self.absorb(folder, await self.newest(folder))
-        except GridError as problem:
-            log.warning("a directory could not be refreshed: %s", problem)
+            with trio.fail_after(PATIENCE):
+                current = folder.snapshot is not None and await self._is_newest(folder, folder.snapshot)
+                newer = None if current else await self.newest(folder)
+        except (GridError, trio.TooSlowError) as problem:
+            self._seems_dead(problem)
+            return
+        folder.kept_since = None
+        if newer is not None:
+            self.absorb(folder, newer)
 
     async def _is_newest(self, folder: Folder, snapshot: Snapshot) -> bool:
         assert folder.node is not None

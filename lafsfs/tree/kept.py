@@ -1,0 +1,132 @@
+"""Directories as they were last seen on the grid, kept on the local disk: a tree can be opened without any server.
+
+Sealed like all local state, bounded, and not needed for anything else: losing them loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cbor2
+import trio
+
+from lafsfs.errors import FormatError, JournalError
+from lafsfs.formats.packed import Packed
+from lafsfs.nodes.directory import Directory, Snapshot, pack
+from lafsfs.transfer.servermap import Version
+from lafsfs.tree.sealing import Sealer, subkey
+
+if TYPE_CHECKING:
+    from lafsfs.tree.directories import Folder
+
+log = logging.getLogger(__name__)
+
+LIMIT = 128 << 20  # bytes of all kept directories of a root
+LARGEST = 32 << 20  # a larger directory is not kept
+EVERY = 5.0  # seconds between two looks at what changed
+
+
+class Kept(NamedTuple):
+    """A directory as it was at Unix time `seen`."""
+
+    snapshot: Snapshot
+    seen: float
+
+
+class KeptDirectories:
+    """The store of one root. `find` blocks. Damaged records count as absent, and so do outdated ones: what cannot be
+    written is removed.
+    """
+
+    def __init__(self, directory: Path, key: bytes, limit: int = LIMIT) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._sealer = Sealer(subkey(key, b"directories"))
+        self._names = subkey(key, b"directory names")
+        self._changed: set[Folder] = set()
+        self._used: int | None = None
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- keeping ---------------------------------------------------------------------------------------
+
+    def changed(self, folder: Folder) -> None:
+        """The grid holds something newer than what is kept."""
+        self._changed.add(folder)
+
+    async def run(self) -> None:
+        """Keep what changed, until cancelled."""
+        while True:
+            await trio.sleep(EVERY)
+            await self.keep_changed()
+
+    async def keep_changed(self) -> None:
+        """Write down what changed since the last time. A full disk is no reason to fail."""
+        changed, self._changed = self._changed, set()
+        for folder in changed:
+            if folder.snapshot is not None and folder.node is not None and folder.inode.nlink > 0:
+                await self.keep(folder.node, folder.snapshot)
+
+    async def keep(self, node: Directory, snapshot: Snapshot) -> None:
+        """Write down what the grid holds now. What the journal forgets after this is found here."""
+        data = await pack(snapshot.packed)
+        cap = node.cap.read_cap().to_bytes()
+        await trio.to_thread.run_sync(self._save, cap, snapshot.version, data)
+
+    def _save(self, cap: bytes, version: Version, data: bytes) -> None:
+        path = self._path(cap)
+        if len(data) > LARGEST:
+            path.unlink(missing_ok=True)
+            return
+        record = cbor2.dumps([version.seqnum, version.root_hash, version.size, time.time(), data])
+        sealed = self._sealer.seal(record, path.name.encode())
+        scratch = path.with_suffix(".new")
+        try:
+            self._make_room(len(sealed))
+            with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(sealed)
+            scratch.rename(path)
+        except OSError as problem:
+            log.info("a directory is not kept: %s", problem.strerror)
+            for outdated in (scratch, path):
+                outdated.unlink(missing_ok=True)
+            self._used = None
+
+    def _make_room(self, count: int) -> None:
+        """Give up what was not written for the longest time."""
+        if self._used is not None and self._used + count <= self._limit:
+            self._used += count
+            return
+        files = [(entry.stat().st_mtime, entry.stat().st_size, entry) for entry in self._directory.iterdir()]
+        used = sum(size for _, size, _ in files) + count
+        for _, size, path in sorted(files, key=lambda item: item[0]):
+            if used <= self._limit:
+                break
+            path.unlink(missing_ok=True)
+            used -= size
+        self._used = used
+
+    # --- finding ---------------------------------------------------------------------------------------
+
+    def find(self, cap: bytes) -> Kept | None:
+        """What was kept of the directory with read capability `cap`."""
+        path = self._path(cap)
+        try:
+            record = self._sealer.open(path.read_bytes(), path.name.encode())
+            seqnum, root_hash, size, seen, data = cbor2.loads(record)
+            return Kept(Snapshot(Version(seqnum, root_hash, size), Packed.parse(data)), seen)
+        except FileNotFoundError:
+            return None
+        except (OSError, JournalError, FormatError, ValueError) as problem:
+            log.warning("a kept directory cannot be used: %s", problem)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+
+    def _path(self, cap: bytes) -> Path:
+        return self._directory / hashlib.blake2b(cap, key=self._names, digest_size=16).hexdigest()
