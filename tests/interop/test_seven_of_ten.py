@@ -69,8 +69,7 @@ def test_any_seven_servers_may_stop(mixed_grid: SharedGrid, fresh_home: LafsfsHo
     for kept_of_tahoe in (2, 1, 0):
         kept = choice.sample(theirs, kept_of_tahoe) + choice.sample(ours, 3 - kept_of_tahoe)
         stopped = [server for server in mixed_grid.servers if server not in kept]
-        for name in ("cache", "state"):
-            assert not (fresh_home.path / name).exists() or _forget(fresh_home.path / name)
+        fresh_home.forget()
         with _stopped(stopped), fresh_home.mounted("home:", "-o", "ro", *mixed_grid.options) as tree:
             began = time.monotonic()
             assert _contents(tree.path) == EXPECTED
@@ -82,7 +81,7 @@ def test_seven_stop_below_a_mount_that_goes_on(
     mixed_grid: SharedGrid, fresh_home: LafsfsHome, written: str
 ) -> None:
     """The mount has seen all ten alive; nothing is in its cache."""
-    _forget(fresh_home.path / "cache")
+    fresh_home.forget()
     stopped = random.Random(8).sample(mixed_grid.servers, 7)
     with fresh_home.mounted("home:", *mixed_grid.options) as tree:
         assert (tree.path / "below" / "file 10").read_bytes() == FILES["file 10"]
@@ -93,10 +92,3 @@ def test_seven_stop_below_a_mount_that_goes_on(
     [below] = listing(mixed_grid.client, written).values()
     late = listing(mixed_grid.client, below.cap)["written meanwhile"]
     assert mixed_grid.client.get(late.cap) == FILES["file 5000"]
-
-
-def _forget(directory: Path) -> bool:
-    """Remove a directory of the home's; an older state is no help then."""
-    for path in sorted(directory.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    return True

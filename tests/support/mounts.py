@@ -136,6 +136,11 @@ class LafsfsHome:
         """A new directory; its write cap."""
         return self.lafsfs("create", "--show-cap", alias).stdout.strip()
 
+    def forget(self) -> None:
+        """Nothing is left but the configuration and the bundled server's data, as on another machine."""
+        for name in ("state", "cache"):
+            _remove(self.path / name)
+
     def reset(self) -> None:
         """As if new, but for the bundled server, which goes on if it runs, and keeps its data."""
         _clean(self.directory, spare=b"storage_server")
