@@ -62,7 +62,7 @@ class MountService:
 
     def progress(self) -> Answer:
         """How much is pending."""
-        return report.pending_of(self._tree.status())
+        return report.pending_of(self._tree.counts())
 
     async def flush(self, timeout: float | None) -> Answer:
         """Publishes all that is pending now. PendingError, with a list of what is left, after

@@ -6,6 +6,8 @@ its children are on the grid, or without the late ones after `directory_wait`; a
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,6 +32,7 @@ PACE = 4.0  # a directory rests this many times as long as its last publishing t
 DIRECTORY_SLOTS = 8
 RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; smaller ones begin again
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
+LOOK_AGAIN = 0.25  # seconds before a directory that waits for children is looked at again
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
 
 
@@ -149,16 +152,22 @@ class Publisher:
         inode = self._tree.inodes.get(job.key)
         if inode is None or inode.folder is None or inode.nlink <= 0:
             return
-        folder = inode.folder
         began = trio.current_time()
         deadline = job.since + self._tree.options.directory_wait
-        again = await self._directory_publisher.publish(folder, began >= deadline)
-        if again:
-            job.parked = job.again is None
-            wanted = max(deadline, trio.current_time() + PARKED_CHECK)
-            job.again = wanted if job.again is None else job.again
+        progress = await self._directory_publisher.publish(inode.folder, began >= deadline)
         ended = trio.current_time()
-        self._rest_until[inode.ino] = 0.0 if self.directories.hurried else ended + PACE * (ended - began)
+        rest = PACE * (ended - began)
+        if progress.sent:
+            job.since = ended
+            deadline = ended + self._tree.options.directory_wait
+        if progress.left and job.again is None:
+            job.parked = True
+            job.again = max(deadline, ended + PARKED_CHECK)
+        if (
+            progress.waiting
+        ):  # each child that arrives wakes the directory: looking at all of them takes its time
+            job.firm = ended + max(rest, LOOK_AGAIN)
+        self._rest_until[inode.ino] = 0.0 if self.directories.hurried else ended + rest
         if len(self._rest_until) > 10_000:
             self._rest_until = {ino: until for ino, until in self._rest_until.items() if until > ended}
 
@@ -185,7 +194,13 @@ class Publisher:
             self.directories.relax()
 
     async def wait_for(self, inode: Inode) -> None:
-        """Return when `inode` as it is now can be reached on the grid from the root."""
+        """Return when `inode` as it is now can be reached on the grid from the root. ETIMEDOUT after `sync_wait`."""
+        with trio.move_on_after(self._tree.options.sync_wait):
+            await self._wait_for(inode)
+            return
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    async def _wait_for(self, inode: Inode) -> None:
         while inode.nlink > 0 and not self._directory_publisher.is_published(inode):
             self.files.hurry_one(inode.ino)
             for directory in self._tree.ancestors(inode):

@@ -42,6 +42,14 @@ class Sent(NamedTuple):
     ino: int | None
 
 
+class Progress(NamedTuple):
+    """What became of an attempt to publish a directory."""
+
+    left: bool  # something is still pending
+    waiting: bool  # children are not on the grid yet
+    sent: bool  # a version went to the grid
+
+
 class DirectoryPublisher:
     """Publishes directories; the directory's lock is held meanwhile."""
 
@@ -49,27 +57,33 @@ class DirectoryPublisher:
         self._tree = tree
         self._reach = Reachability(tree)
 
-    async def publish(self, folder: Folder, late: bool) -> bool:
-        """Put what is ready of `folder` on the grid. True when something is left that no event will wake.
+    async def publish(self, folder: Folder, late: bool) -> Progress:
+        """Put what is ready of `folder` on the grid.
 
         `late`: do not wait for children any longer. GridError when the grid does not take it.
         """
         async with folder.lock:
             if folder.inode.nlink <= 0:
-                return False
-            if folder.inode.caps is None:
-                return await self._create(folder, late)
-            if not folder.pending:
+                return Progress(False, False, False)
+            if folder.inode.caps is not None and not folder.pending:
                 self._settle(folder)
-                return False
-            if not folder.loaded:
+                return Progress(False, False, False)
+            if folder.inode.caps is not None and not folder.loaded:
                 await self._tree.load(folder)
+            if folder.kept_since is not None:
+                self._tree.absorb(folder, await self._tree.newest(folder))
             ready, waiting = self._split(folder)
             if waiting and not late:
-                return True
-            if ready:
+                return Progress(True, True, False)
+            if folder.inode.caps is None:
+                await self._create(folder, ready)
+            elif ready:
                 await self._publish(folder, ready)
-            return bool(folder.pending)
+            else:
+                return Progress(True, waiting > 0, False)
+            if folder.pending and self._split(folder)[0]:  # temporary names, or what changed meanwhile
+                self._tree.publisher.directory_changed(folder)
+            return Progress(bool(folder.pending), waiting > 0, True)
 
     def _split(self, folder: Folder) -> tuple[list[bytes], int]:
         """(names that can go now, number of names that must wait for their objects)."""
@@ -89,10 +103,7 @@ class DirectoryPublisher:
 
     # --- a new directory ---------------------------------------------------------------------------------
 
-    async def _create(self, folder: Folder, late: bool) -> bool:
-        ready, waiting = self._split(folder)
-        if waiting and not late:
-            return True
+    async def _create(self, folder: Folder, ready: list[bytes]) -> None:
         sent: list[Sent] = []
 
         def make(writekey: bytes) -> Packed:
@@ -104,6 +115,7 @@ class DirectoryPublisher:
         crash_point("directory.start")
         try:
             node, snapshot = await self._tree.nodes.create_directory(make)
+            await self._tree.kept.keep(node, snapshot)
         finally:
             folder.publishing = {}
         folder.node, folder.snapshot = node, snapshot
@@ -113,7 +125,6 @@ class DirectoryPublisher:
         change.caps(folder.inode, (node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
         change.commit()
         self._done(folder, sent)
-        return bool(folder.pending)
 
     # --- a known one -------------------------------------------------------------------------------------
 
@@ -134,7 +145,9 @@ class DirectoryPublisher:
             crash_point("directory.attempt")
             folder.publishing = {one.name: one.raw for one in sent}
             try:
-                folder.snapshot = await node.publish(base, packed)
+                published = await node.publish(base, packed)
+                await self._tree.kept.keep(node, published)
+                folder.snapshot = published
             except UncoordinatedWriteError:
                 log.info("a directory was changed by somebody else; merging")
                 crash_point("directory.collision")

@@ -23,12 +23,25 @@ LOOK_AGAIN = 0.02  # seconds between two looks at a job that waits for many othe
 class Job:
     """One piece of work. Times are those of `trio.current_time`."""
 
-    __slots__ = ("again", "due", "key", "parked", "reason", "running", "serial", "since", "tries", "urgent")
+    __slots__ = (
+        "again",
+        "due",
+        "firm",
+        "key",
+        "parked",
+        "reason",
+        "running",
+        "serial",
+        "since",
+        "tries",
+        "urgent",
+    )
 
     def __init__(self, key: int, due: float, since: float) -> None:
         self.key = key
         self.due = due
         self.since = since  # when it was first wanted
+        self.firm = 0.0  # not before this time, not even in a hurry
         self.running = False
         self.urgent = False  # somebody waits for it
         self.parked = False  # it waits for others: hurry does not help
@@ -104,9 +117,12 @@ class Queue:
         return self._hurried > 0
 
     def hurry_one(self, key: int) -> None:
-        """Do this job now."""
+        """Do this job now; one that failed, within the shortest back-off."""
         job = self._jobs.get(key)
-        if job is not None:
+        if job is not None and job.tries and not job.running:
+            job.due = min(job.due, trio.current_time() + FIRST_RETRY)
+            self._push(job)
+        elif job is not None:
             self._now(job)
 
     def _now(self, job: Job) -> None:
@@ -141,6 +157,10 @@ class Queue:
                 heapq.heappop(self._heap)
             elif due > now:
                 return due
+            elif job.firm > now:
+                heapq.heappop(self._heap)
+                job.due = job.firm
+                heapq.heappush(self._heap, (job.due, job.serial, job))
             elif (held := self._held_until(job)) > now:
                 return held
             else:
