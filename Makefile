@@ -15,7 +15,7 @@ TAHOE := $(LAFSFS_TAHOE_VENV)/bin/tahoe
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 
-.PHONY: help install lock check format test interop scenario vectors demo stop clean
+.PHONY: help install lock check format test interop scenario vectors bench demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +56,9 @@ $(TAHOE):
 
 vectors: install ## every check the golden vectors in LAFSFS_VECTORS (default tests/vectors) allow
 	$(PYTEST) -q -m vectors $(PYTEST_ARGS)
+
+bench: install ## small operations, a big file, and the time until it is on the grid (BENCH_ARGS="--against DIR")
+	$(BIN)/python -m tests.bench.storm $(BENCH_ARGS)
 
 demo: install ## a mounted tree at ./mnt to play with
 	@sh contrib/demo/demo.sh
