@@ -19,6 +19,7 @@ from lafsfs.tree.inodes import ROOT, Inline, Inode, Staged
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.ledger import LEDGER_KEY
 from lafsfs.tree.salvage import Losses, salvage
+from lafsfs.tree.staging import StagedFile
 from lafsfs.tree.syncing import LOG_KEY
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class _Reading:
     def _staged(self, inode: Inode, name: str, size: int, limit: int, known: int) -> None:
         self.logs.add(name)
         staged = self._tree.staging.recover(name, size, limit, known, self.synced.get(name, 0))
+        self._inherit(inode, staged)
         inode.content = Staged(staged)
         inode.attributes = inode.attributes._replace(size=staged.size)
         if staged.mtime is not None:
@@ -109,6 +111,15 @@ class _Reading:
         staged.idle()
         if staged.damaged:
             self.losses.contents.append(inode)
+
+    def _inherit(self, inode: Inode, staged: StagedFile) -> None:
+        """A content that had just been moved from the journal to a log, which the disk may not have got."""
+        journal = self._tree.journal
+        if journal.has_content(inode.ino):
+            if not staged.length:
+                staged.write(0, journal.content(inode.ino), inode.attributes.mtime)
+            staged.heir_of = inode.ino
+            self._tree.staging.unsynced.add(staged)
 
     def _directory(self, inode: Inode, parent: Any) -> None:
         tree = self._tree
@@ -143,11 +154,13 @@ class _Reading:
 
 
 def _drop_orphans(tree: Tree) -> None:
-    """Rows of objects that nothing leads to (they were unlinked while open when the crash came)."""
+    """Rows of objects that were unlinked while open when the crash came, and of directories that are as the grid has
+    them (only their row was left to delete).
+    """
     batch = Batch()
     for inode in list(tree.inodes):
         alive = inode.ino == ROOT or inode.pending or (inode.is_dir and inode.folder and inode.folder.pending)
-        if inode.stored and not alive and (inode.dirty or not inode.is_dir):
+        if inode.stored and not alive:
             batch.objects[inode.ino] = None
             batch.contents[inode.ino] = None
             inode.stored = False
