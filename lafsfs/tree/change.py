@@ -29,6 +29,7 @@ class Change:
         self._fields: dict[Inode, dict[str, Any]] = {}
         self._edges: dict[tuple[Folder, bytes], Inode | None] = {}
         self._data: dict[int, bytes] = {}
+        self._unfolded: set[int] = set()
         self._meta: dict[str, object | None] = {}
         self._after: list[Callable[[], None]] = []
 
@@ -72,6 +73,12 @@ class Change:
 
     def then(self, action: Callable[[], None]) -> None:
         """Run `action` after the journal has it."""
+    def unfold(self, inode: Inode, log: StagedFile) -> None:
+        """Move a content from the journal to a log. Its row goes when the disk has the log (syncing.py)."""
+        self._set(inode, "content", Staged(log))
+        self._unfolded.add(inode.ino)
+        log.heir_of = inode.ino
+
         self._after.append(action)
 
     def retire(self, log: StagedFile) -> None:
@@ -177,6 +184,8 @@ class Change:
     def _row_of_removed(self, batch: Batch, inode: Inode) -> None:
         if next(moved_out(self._tree.inodes, inode), None) is not None:
             # The grid's entry must stay until what was moved out can be reached elsewhere (reachability.py).
+            elif inode.ino in self._unfolded:
+                continue
             batch.objects[inode.ino] = inode.row()
             return
         batch.contents[inode.ino] = None

@@ -290,7 +290,10 @@ class Files:
         staged.fd()  # the file must exist before the journal names it
         crash_point("staging.create")
         change = Change(self._tree)
-        change.content(inode, Staged(staged))
+        if isinstance(content, Inline):
+            change.unfold(inode, staged)
+        else:
+            change.content(inode, Staged(staged))
         try:
             change.commit()
         except BaseException:

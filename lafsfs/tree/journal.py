@@ -118,6 +118,10 @@ class Journal:
             if self._open(payload, _context(b"c", ino)) is None:
                 yield ino
 
+    def has_content(self, ino: int) -> bool:
+        """Whether there is a row for the content of an inode."""
+        return self._db.execute("select 1 from content where ino = ?", (ino,)).fetchone() is not None
+
     def content(self, ino: int) -> bytes:
         """The small content of one inode; JournalError if it is damaged or missing."""
         row = self._db.execute("select payload from content where ino = ?", (ino,)).fetchone()
@@ -282,12 +286,14 @@ class Journal:
 
     def close(self) -> None:
         """Everything committed is on the disk on return."""
-        self.sync()
-        self._db.close()
-        for number in (self._wal, self._mark):
-            if number >= 0:
-                os.close(number)
-        self._wal = self._mark = -1
+        try:
+            self.sync()
+        finally:
+            self._db.close()
+            for number in (self._wal, self._mark):
+                if number >= 0:
+                    os.close(number)
+            self._wal = self._mark = -1
 
 
 def _nothing() -> None:

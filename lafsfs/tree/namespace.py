@@ -190,6 +190,10 @@ class Namespace:
             self._exchange(source, name, inode, target, name2, old)
         elif inode is not old:
             self._move(source, name, inode, target, name2, old)
+        if old is not None:
+            # What was there may be safe already; what takes its name must not be less so.
+            await self._tree.syncer.sync_content(self._child(source, name))
+            old = self._tree.resolve(target, name2)
 
     def _check_no_loop(self, inode: Inode, target: Folder) -> None:
         """A directory cannot go below itself (the kernel checks too; two clients make it happen all the same)."""

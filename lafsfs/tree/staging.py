@@ -125,6 +125,7 @@ class StagingArea:
     def retire(self, staged: StagedFile) -> None:
         """Delete a log after the next sync; until then a power cut may bring back the row that names it."""
         self.unsynced.discard(staged)
+        staged.heir_of = None
         self.retired.append(staged)
 
     def sync_directory(self) -> None:
@@ -153,6 +154,9 @@ class StagedFile:
         self.length = 0  # bytes in the log
         self.synced = 0  # so many bytes of it are on the disk
         self.marked = 0  # and so many of them the journal knows of
+        self.heir_of: int | None = (
+            None  # the inode whose small content the journal still has, until this log is synced
+        )
         self._heads, self._datas = area.keys_of(name)
         self._fd = -1
         self._pins = 0

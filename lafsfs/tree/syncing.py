@@ -16,6 +16,7 @@ import trio
 
 from lafsfs.errors import LafsError
 from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.inodes import Inode, Staged
 from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.staging import StagedFile, StagingArea
 
@@ -57,6 +58,11 @@ class Syncer:
             with trio.CancelScope(shield=True):
                 await self._sync_journal()
             self._ended = begun
+
+    async def sync_content(self, inode: Inode) -> None:
+        """The bytes of a file that is in a log are on the disk on return; nothing else is. OSError."""
+        if isinstance(inode.content, Staged) and inode.content.file.length > inode.content.file.synced:
+            await self._sync_log(inode.content.file)
 
     async def sync_all(self) -> None:
         """Everything acknowledged is on the disk on return. OSError, JournalError."""
@@ -113,6 +119,9 @@ class Syncer:
         for staged in self._staging.synced_lately:
             if staged.length and staged.marked < staged.synced:
                 batch.meta[LOG_KEY + staged.name] = staged.marked = staged.synced
+                if staged.heir_of is not None:
+                    batch.contents[staged.heir_of] = None
+                    staged.heir_of = None
         self._staging.synced_lately.clear()
         self._gone.clear()
         return batch
