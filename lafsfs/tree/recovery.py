@@ -159,7 +159,8 @@ def _drop_orphans(tree: Tree) -> None:
     """
     batch = Batch()
     for inode in list(tree.inodes):
-        alive = inode.ino == ROOT or inode.pending or (inode.is_dir and inode.folder and inode.folder.pending)
+        holds = inode.folder is not None and bool(inode.folder.pending)
+        alive = inode.ino == ROOT or inode.pending > 0 or holds
         if inode.stored and not alive:
             batch.objects[inode.ino] = None
             batch.contents[inode.ino] = None
