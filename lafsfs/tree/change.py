@@ -67,18 +67,18 @@ class Change:
         if isinstance(content, Inline) and content.data is not None:
             self._data[inode.ino] = content.data
 
-    def point(self, folder: Folder, name: bytes, inode: Inode | None) -> None:
-        """Let `name` lead to `inode`, or to nothing."""
-        self._edges[folder, name] = inode
-
-    def then(self, action: Callable[[], None]) -> None:
-        """Run `action` after the journal has it."""
     def unfold(self, inode: Inode, log: StagedFile) -> None:
         """Move a content from the journal to a log. Its row goes when the disk has the log (syncing.py)."""
         self._set(inode, "content", Staged(log))
         self._unfolded.add(inode.ino)
         log.heir_of = inode.ino
 
+    def point(self, folder: Folder, name: bytes, inode: Inode | None) -> None:
+        """Let `name` lead to `inode`, or to nothing."""
+        self._edges[folder, name] = inode
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Run `action` after the journal has it."""
         self._after.append(action)
 
     def retire(self, log: StagedFile) -> None:
@@ -178,14 +178,14 @@ class Change:
             batch.objects[inode.ino] = inode.row()
             if inode.ino in self._data:
                 batch.contents[inode.ino] = self._data[inode.ino]
+            elif inode.ino in self._unfolded:
+                continue
             elif "content" in fields and not isinstance(inode.content, Inline):
                 batch.contents[inode.ino] = None
 
     def _row_of_removed(self, batch: Batch, inode: Inode) -> None:
         if next(moved_out(self._tree.inodes, inode), None) is not None:
             # The grid's entry must stay until what was moved out can be reached elsewhere (reachability.py).
-            elif inode.ino in self._unfolded:
-                continue
             batch.objects[inode.ino] = inode.row()
             return
         batch.contents[inode.ino] = None

@@ -178,6 +178,10 @@ class Namespace:
             if self._child(source, name).is_dir and old is not self._child(source, name):
                 await self._check_empty(old)
             old = self._tree.resolve(target, name2)
+        if old is not None:
+            # What was there may be safe already; what takes its name must not be less so.
+            await self._tree.syncer.sync_content(self._child(source, name))
+            old = self._tree.resolve(target, name2)
         inode = self._child(source, name)
         self._tree.check_changeable(source)
         self._tree.check_changeable(target)
@@ -190,10 +194,6 @@ class Namespace:
             self._exchange(source, name, inode, target, name2, old)
         elif inode is not old:
             self._move(source, name, inode, target, name2, old)
-        if old is not None:
-            # What was there may be safe already; what takes its name must not be less so.
-            await self._tree.syncer.sync_content(self._child(source, name))
-            old = self._tree.resolve(target, name2)
 
     def _check_no_loop(self, inode: Inode, target: Folder) -> None:
         """A directory cannot go below itself (the kernel checks too; two clients make it happen all the same)."""
