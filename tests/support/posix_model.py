@@ -72,7 +72,7 @@ class Both:
     def _file(self) -> str:
         _, others = self._paths()
         regular = [path for path in others if stat.S_ISREG(os.lstat(self.real / path).st_mode)]
-        return self.random.choice(regular or ["a"])
+        return self.random.choice(regular or ["nothing"])
 
     def _real(self, path: str) -> Path:
         return self.real / path
@@ -245,8 +245,8 @@ class Both:
     async def rename(self) -> None:
         old, new = self._any(), self.random.choice((self._any(), self._new()))
         flags = self.random.choice((0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE))
-        if f"{old}/".startswith(f"{new}/") and old != new:
-            return  # the kernel refuses that by itself
+        if old != new and (f"{old}/".startswith(f"{new}/") or f"{new}/".startswith(f"{old}/")):
+            return  # the kernel answers that by itself
         await self._same(
             f"rename {old!a} {new!a} {flags}",
             lambda: self.fs.rename(old, new, flags),
@@ -340,7 +340,8 @@ class Both:
         return os.fsencode(os.readlink(real)) if real.is_symlink() else real.read_bytes()
 
     def tail(self) -> str:
-        return "\n".join(self.log[-int(os.environ.get("TAIL","60")):])
+        """The last operations."""
+        return "\n".join(self.log[-200:])
 
 
 _OPERATIONS: list[Callable[[Both], Awaitable[None]]] = [

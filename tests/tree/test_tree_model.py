@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.trees import EAGER, IDLE, copy_state, left_in, new_root, open
 
 STEPS = 60
 ROUNDS = 4
+SEEDS = range(int(os.environ.get("LAFSFS_SEEDS", "2")))
 
 
 class Session:
@@ -45,7 +47,7 @@ class Session:
 
 
 @pytest.mark.parametrize("options", [IDLE, EAGER], ids=["idle", "eager"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_random_operations(
     nodes: NodeMaker, three: list[StorageServer], tmp_path: Path, seed: int, options: TreeOptions
 ) -> None:
