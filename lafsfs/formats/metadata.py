@@ -41,6 +41,7 @@ class Posix:
     atime_ns: int | None = None
     nlink: int | None = None
     xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    of: bytes | None = None  # digest of the content's cap that all this belongs to
 
 
 def encode(posix: Posix, raw_name: bytes | None, old: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -67,6 +68,8 @@ def encode(posix: Posix, raw_name: bytes | None, old: Mapping[str, Any] | None) 
     ours.update({key: value for key, value in optional.items() if value is not None})
     if posix.xattrs:
         ours["xattr"] = {_text(name): _base64(value) for name, value in sorted(posix.xattrs.items())}
+    if posix.of is not None:
+        ours["of"] = _base64(posix.of)
     if raw_name is not None:
         ours["name"] = _base64(raw_name)
     metadata = dict(old or {})
@@ -105,6 +108,7 @@ def decode(metadata: Mapping[str, Any]) -> tuple[Posix | None, bytes | None]:
         atime_ns=numbers["atime"],
         nlink=numbers["nlink"],
         xattrs=_xattrs(ours.get("xattr")),
+        of=_unbase64(ours.get("of")),
     )
     return posix, raw_name
 

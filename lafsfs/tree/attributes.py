@@ -68,7 +68,9 @@ def without_set_id(mode: int) -> int:
     return mode
 
 
-def to_posix(attributes: Attributes, ino: int, nlink: int, xattrs: dict[bytes, bytes] | None) -> Posix:
+def to_posix(
+    attributes: Attributes, ino: int, nlink: int, xattrs: dict[bytes, bytes] | None, of: bytes | None
+) -> Posix:
     """The form in which attributes are kept in an edge's metadata (design.md section 4)."""
     a = attributes
     return Posix(
@@ -84,6 +86,7 @@ def to_posix(attributes: Attributes, ino: int, nlink: int, xattrs: dict[bytes, b
         atime_ns=a.atime if a.atime != a.mtime else None,
         nlink=nlink,
         xattrs=xattrs or {},
+        of=of,
     )
 
 

@@ -43,6 +43,8 @@ class Change:
 
     def touch(self, inode: Inode, **values: int) -> None:
         """Set attributes (mode, uid, gid, size, atime, mtime, ctime ...)."""
+        if "ctime" in values and inode.nlink > 1:  # it decides between the names of a file, so it must grow
+            values["ctime"] = max(values["ctime"], inode.attributes.ctime + 1)
         self._set(inode, "attributes", self.attributes(inode)._replace(**values))
 
     def stamp(self, *inodes: Inode) -> None:
@@ -52,8 +54,12 @@ class Change:
             self.touch(inode, mtime=t, ctime=t)
 
     def count_links(self, inode: Inode, difference: int) -> None:
-        fields = self._fields.get(inode, {})
-        self._set(inode, "nlink", fields.get("nlink", inode.nlink) + difference)
+        self._set(inode, "nlink", self.nlink(inode) + difference)
+
+    def nlink(self, inode: Inode) -> int:
+        """The link count as this change leaves it so far."""
+        count: int = self._fields.get(inode, {}).get("nlink", inode.nlink)
+        return count
 
     def xattrs(self, inode: Inode, values: dict[bytes, bytes] | None) -> None:
         self._set(inode, "xattrs", values)

@@ -13,10 +13,11 @@ from lafsfs.errors import FormatError
 from lafsfs.formats import metadata as posix_metadata
 from lafsfs.formats.dirnode import Entry, Packed, parse_metadata
 from lafsfs.nodes.directory import Directory, Snapshot
-from lafsfs.tree.inodes import Inode
+from lafsfs.tree.inodes import ROOT, Inode
 
 NAME_MAX = 255
 FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
+LINKS_DIRECTORY = b".lafsfs-links"  # in the root, not shown (hard_links.py)
 UNKNOWN = 0  # inode number of a kid that nobody looked at yet
 
 
@@ -39,12 +40,14 @@ class Folder:
 
     `kids` maps each visible name to (cookie, inode number); cookies grow and are never reused. `snapshot` is what was
     last seen on the grid; `pending` holds the names that differ from it, `publishing` the entries on their way,
-    `attempts` digests of entries that may have reached the grid without our knowing.
+    `hidden` those that users do not see, `attempts` digests of entries that may have reached the grid without our
+    knowing.
     `lock` is held while the snapshot is fetched, compared or published; names change without it, never across an await.
     """
 
     def __init__(self, inode: Inode, node: Directory | None) -> None:
         self.inode = inode
+        self.hidden = frozenset((LINKS_DIRECTORY,)) if inode.ino == ROOT else frozenset[bytes]()
         self.node = node
         self.snapshot: Snapshot | None = None
         self.kids: dict[bytes, tuple[int, int]] = {}
@@ -88,7 +91,7 @@ class Folder:
             cookies = self._cookies = list(self.order)
         for position in range(bisect_right(cookies, cookie), len(cookies)):
             name = self.order.get(cookies[position])
-            if name is not None:
+            if name is not None and name not in self.hidden:
                 yield cookies[position], name, self.kids[name][1]
 
     def lay_journal(self) -> None:

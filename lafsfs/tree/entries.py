@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import time
@@ -56,8 +57,27 @@ def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
         return Seen(foreign_attributes(is_dir, size or 0, times, ids), caps, None, None, None, extra)
     if size is None:
         size = posix.size or 0
-    xattrs = dict(posix.xattrs) or None
-    return Seen(from_posix(posix, size), caps, posix.ino, posix.nlink, xattrs, extra)
+    attributes = from_posix(posix, size)
+    ino, nlink = posix.ino, posix.nlink
+    if posix.of is not None and posix.of != _of(caps):
+        # Another client put other content under this name, and kept what it does not understand.
+        when = max(_link_time(metadata), attributes.ctime + 1)
+        attributes = attributes._replace(atime=when, mtime=when, ctime=when)
+        if (nlink or 1) > 1:
+            ino, nlink = None, None  # not the file of the other names any more
+    return Seen(attributes, caps, ino, nlink, dict(posix.xattrs) or None, extra)
+
+
+def _of(caps: Caps) -> bytes | None:
+    """Short digest of a cap of immutable content; None for other caps, which stay when the content changes."""
+    if not caps[1].startswith((b"URI:CHK:", b"URI:LIT:")):
+        return None
+    return hashlib.blake2b(caps[1], digest_size=6).digest()
+
+
+def _link_time(metadata: dict[str, Any]) -> int:
+    """When the entry was last written, in nanoseconds; 0 if it does not tell."""
+    return posix_metadata.classic_times({"tahoe": metadata.get("tahoe")})
 
 
 def _caps_of(entry: Entry, writekey: bytes | None) -> Caps:
@@ -90,7 +110,7 @@ def write_entry(
     old = _metadata_of(parsed(old_raw)) if old_raw is not None else None
     if old is None and inode.extra is not None:
         old = json.loads(inode.extra)
-    posix = to_posix(inode.attributes, inode.ino, inode.nlink, inode.xattrs)
+    posix = to_posix(inode.attributes, inode.ino, inode.nlink, inode.xattrs, _of(inode.caps))
     mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old)
     merged = merge_metadata(old, mine, time.time())
     rw, ro = inode.caps

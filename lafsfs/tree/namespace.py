@@ -44,11 +44,15 @@ class Namespace:
         if len(name) > NAME_MAX:
             raise error(errno.ENAMETOOLONG)
         folder = await self._tree.folder(parent)
-        return await self._tree.measured(self._child(folder, name))
+        inode = self._child(folder, name)
+        if inode.nlink > 1 and not inode.is_dir:
+            await self._tree.hard_links.refresh(inode)
+            inode = self._child(folder, name)
+        return await self._tree.measured(inode)
 
     def _child(self, folder: Folder, name: bytes) -> Inode:
         inode = self._tree.resolve(folder, name)
-        if inode is None:
+        if inode is None or name in folder.hidden:
             raise error(errno.ENOENT)
         return inode
 
@@ -89,6 +93,7 @@ class Namespace:
         inode = self._tree.inode(ino)
         if inode.is_dir:
             raise error(errno.EPERM)
+        await self._tree.hard_links.prepare()
         folder = await self._open_for_new(parent, name)
         if inode.nlink >= LINK_MAX:
             raise error(errno.EMLINK)
@@ -99,6 +104,7 @@ class Namespace:
         change.touch(inode, ctime=now())
         change.stamp(folder.inode)
         change.point(folder, name, inode)
+        self._tree.hard_links.add(change, inode)
         change.commit()
         return inode
 
@@ -109,6 +115,8 @@ class Namespace:
         self._tree.check_changeable(folder)
         if folder.inode.nlink <= 0:
             raise error(errno.ENOENT)
+        if name in folder.hidden:
+            raise error(errno.EPERM)
         if name in folder.kids or name in (b".", b".."):
             raise error(errno.EEXIST)
         return folder
@@ -154,6 +162,8 @@ class Namespace:
     def _drop(self, change: Change, inode: Inode) -> None:
         """One name less; for a directory, the directory itself."""
         change.count_links(inode, -inode.nlink if inode.is_dir else -1)
+        if not inode.is_dir:
+            self._tree.hard_links.tidy(change, inode, self._tree.hard_links.count(inode) - 1)
         change.touch(inode, ctime=now())
         content = inode.content
         if inode.nlink > 1 and not inode.is_dir:
@@ -173,6 +183,8 @@ class Namespace:
             raise error(errno.ENAMETOOLONG)
         source = await self._tree.folder(parent)
         target = await self._tree.folder(parent2)
+        if name2 in target.hidden:
+            raise error(errno.EPERM)
         old = self._tree.resolve(target, name2)
         if old is not None and old.is_dir and not flags:
             if self._child(source, name).is_dir and old is not self._child(source, name):

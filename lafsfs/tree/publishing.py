@@ -213,6 +213,12 @@ class DirectoryPublisher:
             verdict = decide(theirs, ours, pending.base, folder.attempts.get(name, ()))
             if verdict is Verdict.DROP:
                 self._let_theirs_stand(folder, name)
+            elif verdict is Verdict.CONFLICT and name in folder.hidden:
+                self._let_theirs_stand(folder, name)
+                self._tree.hard_links.yielded()
+            elif verdict is Verdict.CONFLICT and self._tree.hard_links.is_anchor((folder.inode.ino, name)):
+                if self._tree.hard_links.is_older(pending.ino):
+                    self._let_theirs_stand(folder, name)
             elif verdict is Verdict.CONFLICT:
                 self._keep_both(folder, name)
 

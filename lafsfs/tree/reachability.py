@@ -26,6 +26,7 @@ class Reachability:
 
     def __init__(self, tree: Tree) -> None:
         self._inodes = tree.inodes
+        self._hard_links = tree.hard_links
 
     def reachable(
         self, inode: Inode, without: frozenset[Link] = frozenset(), adding: Collection[Link] = ()
@@ -36,10 +37,11 @@ class Reachability:
         """
         if inode.ino == ROOT:
             return True
-        if not inode.links:
-            # Recovered, and not looked up since: its name is not pending, so the grid has it.
-            return inode.nlink > 0 and inode.hint is not None
-        for link in inode.links:
+        links = list(self._hard_links.names(inode))
+        if not links:
+            # Recovered, and not looked up since, or its other names were not: not pending, so the grid has them.
+            return inode.nlink > 0 and (inode.hint is not None or self._hard_links.has_anchor(inode))
+        for link in links:
             if link in without:
                 continue
             parent = self._inodes.get(link[0])

@@ -23,6 +23,7 @@ from lafsfs.tree.attributes import new_attributes
 from lafsfs.tree.changing import Changing
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
+from lafsfs.tree.hard_links import HardLinks
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Journal
 from lafsfs.tree.kept import KeptDirectories
@@ -59,6 +60,7 @@ class Tree(Viewing):
         self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)
         self.kept = KeptDirectories(state_dir / "seen", key)
         self.syncer = Syncer(self.journal, self.staging)
+        self.hard_links = HardLinks(self)
         self.publisher = Publisher(self)
         self.files = Files(self)
         self.names = Namespace(self)
@@ -97,9 +99,11 @@ class Tree(Viewing):
         """A path below the root by which the inode is known, for people."""
         parts: list[bytes] = []
         while (
-            inode.ino != ROOT and (links := inode.links or (inode.hint,)) and links[0] and len(parts) < 1000
+            inode.ino != ROOT
+            and (link := next(self.hard_links.names(inode), inode.hint)) is not None
+            and len(parts) < 1000
         ):
-            directory, name = links[0]
+            directory, name = link
             parts.append(name)
             above = self.inodes.get(directory)
             if above is None:

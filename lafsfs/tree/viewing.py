@@ -22,6 +22,7 @@ from lafsfs.tree.options import TreeOptions
 
 if TYPE_CHECKING:
     from lafsfs.nodes.maker import NodeMaker
+    from lafsfs.tree.hard_links import HardLinks
     from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Viewing:
     options: TreeOptions
     inodes: InodeTable
     kept: KeptDirectories
+    hard_links: HardLinks
     kernel: Kernel = NoKernel()
     _dead_until: float = float("-inf")
     _measured: dict[int, float]
@@ -77,6 +79,7 @@ class Viewing:
     async def open_root(self) -> None:
         """Load the root. GridError if it can be had neither from the grid nor from what was kept."""
         await self.folder(ROOT)
+        await self.hard_links.open()
 
     async def folder(self, ino: int) -> Folder:
         """The names of a directory, at most `refresh` seconds old while the grid can be reached. ENOTDIR."""
@@ -164,11 +167,13 @@ class Viewing:
     def count_subdirectories(self, folder: Folder) -> None:
         """Bring the link count of a directory up to date with what is in it."""
         packed = folder.snapshot.packed if folder.snapshot is not None else Packed()
-        hidden = {folder.stored(name) for name in folder.pending}
+        hidden = {folder.stored(name) for name in (*folder.pending, *folder.hidden)}
         count = sum(
             is_directory_entry(packed.raw(stored) or b"") for stored in packed.names() if stored not in hidden
         )
-        for pending in folder.pending.values():
+        for name, pending in folder.pending.items():
+            if name in folder.hidden:
+                continue
             inode = self.inodes.get(pending.ino) if pending.ino is not None else None
             count += inode is not None and inode.is_dir
         if folder.inode.nlink > 0:
@@ -215,7 +220,7 @@ class Viewing:
         if raw is None or name not in folder.kids:
             self._lose(folder, name, old)
             return
-        seen = self._see(folder, raw)
+        seen = self.see(folder, raw)
         same = seen.ino in (None, old.ino) and seen.attributes.is_dir == old.is_dir
         other_directory = old.is_dir and seen.caps[1] != (old.caps or (b"", b""))[1]
         content = not old.is_dir and seen.caps != old.caps
@@ -246,28 +251,25 @@ class Viewing:
         raw = folder.base_raw(name)
         if raw is None:
             raise OSError(errno.EIO, "an entry without an object")
-        return self._from_grid(folder, name, self._see(folder, raw))
+        return self._from_grid(folder, name, self.see(folder, raw))
 
-    def _see(self, folder: Folder, raw: bytes) -> Seen:
+    def see(self, folder: Folder, raw: bytes) -> Seen:
         return see(raw, folder.node.writekey if folder.node is not None else None, self.options)
 
     def _from_grid(self, folder: Folder, name: bytes, seen: Seen) -> Inode:
         directory = folder.inode.ino
         number = seen.ino
         there = self.inodes.get(number) if number else None
-        if number is None or number <= ROOT or (there is not None and not _is_same(there, seen)):
+        if number is None or number <= ROOT or (there is not None and not self._is_same(there, seen)):
             number = derived_number(directory, name)
             there = self.inodes.get(number)
-        if there is not None and not _is_same(there, seen):
+        if there is not None and not self._is_same(there, seen):
             number = self.inodes.fresh_number()
             there = None
-        nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
         if there is None:
-            there = Inode(number, seen.attributes, seen.caps, nlink)
-            there.xattrs, there.extra = seen.xattrs, seen.extra
-            self.inodes.add(there)
+            there = self._made(number, seen)
         elif there.nlink <= 0:
-            there.nlink = nlink
+            there.nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
         others = there.links
         folder.show(name, number)
         self.inodes.link(there, directory, name)
@@ -275,20 +277,48 @@ class Viewing:
             self._reconcile(there, seen, bool(others))
         return there
 
-    def _reconcile(self, inode: Inode, seen: Seen, other_names: bool) -> None:
-        """A name tells another state of a file than is known: the later change of the two counts for all names.
+    def _made(self, number: int, seen: Seen) -> Inode:
+        """A new inode as its entry says, or as its anchor does if that tells of later changes."""
+        several = (seen.nlink or 1) > 1 and not seen.attributes.is_dir
+        anchor = self.hard_links.state(number) if several else None
+        if anchor is not None and anchor.attributes.ctime > seen.attributes.ctime:
+            seen = anchor
+        inode = Inode(number, seen.attributes, seen.caps, seen.nlink or (2 if seen.attributes.is_dir else 1))
+        inode.xattrs, inode.extra = seen.xattrs, seen.extra
+        self.inodes.add(inode)
+        if several:
+            self.hard_links.attach(inode)
+        return inode
 
-        (A hard link in a directory that nobody had looked into does not follow changes at once.)
-        """
+    def _is_same(self, inode: Inode, seen: Seen) -> bool:
+        """Whether an entry that carries the number of `inode` is a further name of it, or a lost name found again."""
+        if inode.is_dir != seen.attributes.is_dir:
+            return False
+        if inode.links:
+            several = inode.nlink > 1 or self.hard_links.has_anchor(inode)
+            return not inode.is_dir and several and (seen.nlink or 1) > 1
+        if inode.content is not None and not inode.stored:
+            return False  # somebody has it open still, removed and changed
+        same = (inode.caps or (b"", b""))[1] == seen.caps[1]
+        return same or not (inode.is_dir or inode.stored or inode.opens)
+
+    def _reconcile(self, inode: Inode, seen: Seen, other_names: bool) -> None:
+        """A name tells another state of a file than is known: the later change of the two counts for all names."""
         if not inode.stored and (seen.attributes.ctime > inode.attributes.ctime or not other_names):
             self._take(inode, seen)
         if other_names and not self.options.read_only:
             try:
                 change = Change(cast("Tree", self))
                 change.touch(inode)
+                self.hard_links.tidy(change, inode, self.hard_links.count(inode))
                 change.commit()
             except LafsError as problem:
                 log.warning("the names of a file could not be brought together: %s", problem)
+
+    def follow(self, inode: Inode, seen: Seen) -> None:
+        """Another name of a file tells of a later change: it holds here, too, but for what we changed ourselves."""
+        if not inode.stored and not (inode.opens and inode.caps != seen.caps):
+            self._take(inode, seen)
 
     def _take(self, inode: Inode, seen: Seen) -> None:
         content = inode.caps != seen.caps
@@ -298,6 +328,8 @@ class Viewing:
             seen.xattrs,
             seen.extra,
         )
+        if seen.nlink and not inode.is_dir:
+            inode.nlink = seen.nlink
         inode.version += content
         self.kernel.inode_changed(inode.ino, content)
 
@@ -321,15 +353,3 @@ class Viewing:
             if inode.content is None:
                 inode.attributes = inode.attributes._replace(size=version.size)
         return inode
-
-
-def _is_same(inode: Inode, seen: Seen) -> bool:
-    """Whether an entry that carries the number of `inode` is a further name of it, or a lost name found again."""
-    if inode.is_dir != seen.attributes.is_dir:
-        return False
-    if inode.links:
-        return not inode.is_dir and inode.nlink > 1 and (seen.nlink or 1) > 1
-    if inode.content is not None and not inode.stored:
-        return False  # somebody has it open still, removed and changed
-    same = (inode.caps or (b"", b""))[1] == seen.caps[1]
-    return same or not (inode.is_dir or inode.stored or inode.opens)
