@@ -236,15 +236,28 @@ class DirectoryPublisher:
         pending = folder.pending[name]
         assert pending.ino is not None
         inode = self._tree.inode(pending.ino)
+        theirs = self._tree.see(folder, folder.base_raw(name) or b"")
         taken = folder.kids.__contains__
         other = conflict_name(name, self._tree.options.label, time.time(), taken)
         change = Change(self._tree)
+        if theirs.ino == inode.ino and inode.nlink == 1 and not inode.writers:
+            # The number stays with theirs. (Whoever is writing keeps writing ours, whatever its number.)
+            copy = self._twin(inode)
+            change.touch(copy)
+            change.count_links(inode, -1)
+            inode = copy
         change.point(folder, other, inode)
         change.point(folder, name, None)
         change.commit()
         crash_point("directory.conflict")
         self._let_theirs_stand(folder, name)
         self._tree.conflicts.append(self._tree.path_of(inode))
+
+    def _twin(self, inode: Inode) -> Inode:
+        """A new inode that is as `inode` is on the grid."""
+        twin = Inode(self._tree.inodes.fresh_number(), inode.attributes, inode.caps)
+        twin.xattrs, twin.extra = inode.xattrs, inode.extra
+        return twin
 
     # --- the journal -------------------------------------------------------------------------------------
 

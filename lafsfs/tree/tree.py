@@ -23,6 +23,7 @@ from lafsfs.tree.attributes import new_attributes
 from lafsfs.tree.changing import Changing
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
+from lafsfs.tree.floors import Floors
 from lafsfs.tree.hard_links import HardLinks
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Journal
@@ -59,6 +60,7 @@ class Tree(Viewing):
         self.journal = Journal(state_dir / "journal.sqlite", key)
         self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)
         self.kept = KeptDirectories(state_dir / "seen", key)
+        self.floors = Floors(self.journal, subkey(key, b"floors"), nodes.floors)
         self.syncer = Syncer(self.journal, self.staging)
         self.hard_links = HardLinks(self)
         self.publisher = Publisher(self)
@@ -234,6 +236,7 @@ async def open_tree(
             nursery.start_soon(tree.publisher.run)
             nursery.start_soon(tree.syncer.run)
             nursery.start_soon(tree.kept.run)
+            nursery.start_soon(tree.floors.run)
             try:
                 yield tree
             finally:
@@ -241,6 +244,7 @@ async def open_tree(
     finally:
         try:
             with trio.CancelScope(shield=True):
+                tree.floors.save()
                 await tree.syncer.sync_all()
                 await tree.kept.keep_changed()
         finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from lafsfs.errors import GridError, LafsError, NotEnoughSharesError
+from lafsfs.errors import GridError, LafsError, NotEnoughSharesError, RollbackError
 from lafsfs.formats.caps import DirCap, MutableReadCap, MutableWriteCap, parse
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
@@ -131,7 +131,7 @@ class Viewing:
                 with trio.fail_after(PATIENCE):
                     return await self.newest(folder)
             except (GridError, trio.TooSlowError) as problem:
-                self._seems_dead(problem)
+                self._cannot_follow(folder, problem)
         folder.kept_since = kept.seen
         return kept.snapshot
 
@@ -140,7 +140,12 @@ class Viewing:
         """Whether the grid did not answer a moment ago."""
         return trio.current_time() < self._dead_until
 
-    def _seems_dead(self, problem: Exception) -> None:
+    def _cannot_follow(self, folder: Folder, problem: Exception) -> None:
+        if isinstance(problem, RollbackError | NotEnoughSharesError):  # this directory only
+            if not folder.behind:
+                log.warning("a directory is shown as last seen: %s", problem)
+            folder.behind = True
+            return
         if not self._is_dead:
             log.warning("directories are shown as last seen, the grid does not answer: %s", problem)
         self._dead_until = trio.current_time() + QUIET
@@ -190,7 +195,7 @@ class Viewing:
                 current = folder.snapshot is not None and await self._is_newest(folder, folder.snapshot)
                 newer = None if current else await self.newest(folder)
         except (GridError, trio.TooSlowError) as problem:
-            self._seems_dead(problem)
+            self._cannot_follow(folder, problem)
             return
         folder.kept_since = None
         if newer is not None:
@@ -270,6 +275,7 @@ class Viewing:
             there = self._made(number, seen)
         elif there.nlink <= 0:
             there.nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
+            self._take(there, seen)
         others = there.links
         folder.show(name, number)
         self.inodes.link(there, directory, name)

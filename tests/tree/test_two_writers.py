@@ -1,0 +1,333 @@
+"""Two mounts of one directory: what both do is kept, and both come to see the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from lafsfs.config import Encoding
+from lafsfs.errors import PendingError, RollbackError
+from lafsfs.formats.caps import DirCap
+from lafsfs.formats.dirnode import make_entry
+from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.options import TreeOptions
+from tests.support.grids import client, share_files
+from tests.support.storage import StorageServer
+from tests.support.trees import Files, left_in, new_root, opened
+
+NEVER = TreeOptions(publish_delay=3600.0, refresh=0.0, label="here")
+"""Nothing is published before somebody drains; directories are looked at again with every access."""
+ONCE = TreeOptions(publish_delay=3600.0, refresh=3600.0, label="there")
+"""Directories are not looked at again: what others did is seen only when publishing."""
+
+
+@asynccontextmanager
+async def both(
+    nodes: NodeMaker, other: NodeMaker, folder: Path, options: TreeOptions
+) -> AsyncIterator[tuple[Files, Files]]:
+    """Two trees of one new root."""
+    root = await new_root(nodes)
+    async with AsyncExitStack() as stack:
+        here = await stack.enter_async_context(opened(nodes, root, folder / "here", options))
+        there = await stack.enter_async_context(opened(other, root, folder / "there", options))
+        yield here, there
+
+
+async def agree(here: Files, there: Files) -> set[bytes]:
+    """Both have published all, and see the same; the paths."""
+    for _ in range(2):
+        await here.drain()
+        await there.drain()
+    for fs in (here, there):
+        for inode in list(fs.tree.inodes):
+            if inode.folder is not None:
+                inode.folder.checked = float("-inf")
+        assert left_in(fs.tree) == []
+    ours, theirs = await here.everything(), await there.everything()
+    for path in {*ours, *theirs}:
+        assert (path, ours.get(path)) == (path, theirs.get(path))
+    return set(ours)
+
+
+@pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
+async def test_different_names_merge(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, options) as (here, there):
+        await here.write("ours", b"1")
+        await there.write("theirs", b"2")
+        await here.mkdir("dir")
+        assert await agree(here, there) == {b"ours", b"theirs", b"dir"}
+        await here.write("dir/x", b"3")
+        await there.write("dir/y", b"4" * 100)
+        await there.unlink("theirs")
+        assert await agree(here, there) == {b"ours", b"dir", b"dir/x", b"dir/y"}
+        assert not here.tree.conflicts
+        assert not there.tree.conflicts
+
+
+@pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
+async def test_the_same_new_name_twice(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, options) as (here, there):
+        await here.write("same.txt", b"ours" * 30)
+        await there.write("same.txt", b"theirs" * 30)
+        await there.mkdir("d")
+        await there.write("d/in", b"in")
+        await here.write("d", b"a file")
+        await there.drain()
+        paths = await agree(here, there)
+        assert {b"same.txt", b"d", b"d/in"} < paths
+        assert await here.read("same.txt") == b"theirs" * 30
+        copies = {path for path in paths if b".conflict-" in path}
+        assert len(copies) == 2
+        label = options.label.encode()
+        contents = {await here.read(path) for path in copies if path.startswith(b"same.conflict-" + label)}
+        contents |= {await here.read(path) for path in copies if path.startswith(b"d.conflict-" + label)}
+        assert contents == {b"ours" * 30, b"a file"}
+        assert len(here.tree.conflicts) == 2
+        assert not there.tree.conflicts
+
+
+@pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
+async def test_both_change_one_file(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, options) as (here, there):
+        await here.write("file", b"before" * 20)
+        await agree(here, there)
+        await here.write("file", b"OURS")
+        await there.write("file", b"THEIRS")
+        await there.drain()
+        paths = await agree(here, there)
+        assert await there.read("file") == b"THEIRS" + b"before" * 19
+        (copy,) = paths - {b"file"}
+        assert await there.read(copy) == (b"OURS" + b"before" * 20)[:4] + (b"before" * 20)[4:]
+
+
+@pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
+async def test_a_change_wins_over_a_removal(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, options) as (here, there):
+        for name in ("a", "b"):
+            await here.write(name, b"before" * 20)
+        await here.mkdir("dir")
+        await agree(here, there)
+        await here.unlink("a")
+        await there.write("a", b"changed")
+        await here.write("b", b"changed")
+        await there.unlink("b")
+        await here.rmdir("dir")
+        await there.write("dir/new", b"new")
+        await there.drain()
+        assert await agree(here, there) == {b"a", b"b", b"dir", b"dir/new"}
+        for name in ("a", "b"):
+            assert (await here.read(name)).startswith(b"changed")
+        assert not here.tree.conflicts
+        assert here.tree.inode(1).nlink == there.tree.inode(1).nlink == 3
+
+
+async def test_renames_of_others_are_followed(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """Inode numbers stay, and an exchange is seen as one."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("a", b"a" * 100)
+        await here.write("b", b"b" * 100)
+        await here.mkdir("d")
+        await here.write("d/x", b"x" * 100)
+        await agree(here, there)
+        numbers = {name: (await there.find(name)).ino for name in ("a", "b", "d", "d/x")}
+        there.forget()
+        await there.names()
+        await here.rename("a", "b", 2)
+        await here.rename("d", "e")
+        await here.drain()
+        assert (await there.find("b")).ino == numbers["a"]
+        assert (await there.find("a")).ino == numbers["b"]
+        assert await there.read("a") == b"b" * 100
+        assert (await there.find("e")).ino == numbers["d"]
+        assert (await there.find("e/x")).ino == numbers["d/x"]
+        assert not await there.exists("d")
+        assert await agree(here, there) == {b"a", b"b", b"e", b"e/x"}
+
+
+async def test_an_open_file_keeps_the_version_it_opened(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("file", b"old" * 100)
+        await agree(here, there)
+        handle = await there.open("file")
+        await here.replace("file", b"new" * 50)
+        await here.drain()
+        assert await there.read("file") == b"new" * 50
+        assert await there.pread(handle, 1000, 0) == b"old" * 100
+        await there.close(handle)
+
+
+async def test_both_write_all_the_time(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path) -> None:
+    """Collisions while publishing: nothing is lost, no conflict copies, and it ends."""
+    eager = TreeOptions(publish_delay=0.0, refresh=0.0)
+    async with both(nodes, other_nodes, tmp_path, eager) as (here, there):
+        async with trio.open_nursery() as nursery:
+            for fs, prefix in ((here, "h"), (there, "t")):
+                nursery.start_soon(_write_many, fs, prefix)
+        expected = {f"{prefix}{number}".encode() for prefix in "ht" for number in range(15)}
+        assert await agree(here, there) == expected
+        assert not here.tree.conflicts
+        assert not there.tree.conflicts
+
+
+async def _write_many(fs: Files, prefix: str) -> None:
+    for number in range(15):
+        await fs.write(f"{prefix}{number}", prefix.encode() * 10)
+        await fs.write(f"{prefix}{number}", b"again", 5)
+        await trio.sleep(0.01)
+
+
+async def test_an_answer_that_is_lost_makes_no_conflict(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published without our knowing is ours, also when it has changed again since."""
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path / "here", ONCE) as fs:
+        await fs.write("changed", b"one" * 30)
+        await fs.write("removed", b"one" * 30)
+        await fs.write("late", b"one" * 30)
+        folder = fs.tree.inode(1).folder
+        assert folder is not None
+        node = folder.node
+        assert node is not None
+        lost = trio.Event()
+        publish = node.publish
+
+        async def loses_the_answer(*arguments: object) -> object:
+            await publish(*arguments)  # type: ignore[arg-type]
+            monkeypatch.undo()
+            lost.set()
+            raise RollbackError("the answer is lost")
+
+        monkeypatch.setattr(node, "publish", loses_the_answer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.drain)
+            await lost.wait()
+            await fs.write("changed", b"two" * 50)
+            await fs.unlink("removed")
+            handle = await fs.open("late", 2)
+            await fs.write("other", b"other")
+        await fs.pwrite(handle, b"three", 0)
+        await fs.close(handle)
+        await fs.drain()
+        assert not fs.tree.conflicts
+        assert left_in(fs.tree) == []
+        before = await fs.everything()
+        assert set(before) == {b"changed", b"late", b"other"}
+    async with opened(other_nodes, root, tmp_path / "there") as fs:
+        assert await fs.everything() == before
+
+
+# --- a writer that was killed ------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def of_three(servers: list[StorageServer]) -> AsyncIterator[NodeMaker]:
+    async with client(servers, Encoding(2, 2, 3)) as nodes:
+        yield nodes
+
+
+async def test_a_writer_killed_in_the_middle(three: list[StorageServer], tmp_path: Path) -> None:
+    """One of three shares is of a version that nobody can recover: the directory shows the one before, and can be
+    changed.
+    """
+    async with of_three(three) as nodes, of_three(three) as other:
+        root = await new_root(nodes)
+        async with (
+            opened(nodes, root, tmp_path / "here", NEVER) as here,
+            opened(other, root, tmp_path / "there", NEVER) as there,
+        ):
+            await here.write("before", b"1")
+            await here.drain()
+            assert await there.names() == {b"before"}
+            await _half_a_version(three, root)
+            await there.write("after", b"2")
+            assert await there.names() == {b"before", b"after"}
+            await there.drain()
+            assert await here.names() == {b"before", b"after"}
+        async with of_three(three) as fresh, opened(fresh, root, tmp_path / "fresh") as fs:
+            assert await fs.names() == {b"before", b"after"}
+
+
+async def test_a_directory_left_in_the_middle_can_be_opened(
+    three: list[StorageServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with of_three(three) as nodes:
+        root = await new_root(nodes)
+        async with opened(nodes, root, tmp_path / "here", NEVER) as here:
+            await here.write("before", b"1")
+            await here.drain()
+    await _half_a_version(three, root)
+    async with of_three(three) as nodes, opened(nodes, root, tmp_path / "there", NEVER) as fs:
+        assert await fs.names() == {b"before"}
+        assert "older version" in caplog.text
+        await fs.unlink("before")
+        await fs.drain()
+        assert await fs.names() == set()
+
+
+async def _half_a_version(servers: list[StorageServer], root: DirCap) -> None:
+    """Leave one share of the next version, as a writer that is killed between two servers does."""
+    storage_index = root.storage_index
+    assert storage_index is not None
+    kept = {path: path.read_bytes() for server in servers[1:] for path in _shares(server, storage_index)}
+    async with of_three(servers) as nodes:
+        directory = nodes.directory(root)
+        snapshot = await directory.read()
+        entry = make_entry("half", b"URI:LIT:me", b"", b"{}", directory.writekey)
+        await directory.publish(snapshot, snapshot.packed.with_changes({"half": entry}))
+    for server in servers[1:]:
+        server.stop()
+    for path, data in kept.items():
+        path.write_bytes(data)
+    for server in servers[1:]:
+        server.start()
+
+
+def _shares(server: StorageServer, storage_index: bytes) -> list[Path]:
+    return list(share_files(server, storage_index).values())
+
+
+async def test_a_grid_that_goes_back_in_time_is_noticed_after_a_remount(
+    three: list[StorageServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The highest version seen is remembered across mounts: what is older is neither shown nor written on."""
+    async with of_three(three) as nodes:
+        root = await new_root(nodes)
+        async with opened(nodes, root, tmp_path / "state", NEVER) as fs:
+            await fs.write("a", b"1")
+            await fs.drain()
+            assert root.storage_index is not None
+            old = {path: path.read_bytes() for s in three for path in _shares(s, root.storage_index)}
+            await fs.write("b", b"2")
+            await fs.drain()
+    for server in three:
+        server.stop()
+    for path, data in old.items():
+        path.write_bytes(data)
+    for server in three:
+        server.start()
+    async with of_three(three) as nodes, opened(nodes, root, tmp_path / "state", NEVER) as fs:
+        assert await fs.names() == {b"a", b"b"}
+        assert "was seen before" in caplog.text
+        await fs.write("c", b"3")
+        with pytest.raises(PendingError):
+            await fs.tree.drain(1.0)
+        assert "was seen before" in fs.tree.status().items[0].reason
+    async with of_three(three) as nodes, opened(nodes, root, tmp_path / "another", NEVER) as fs:
+        assert await fs.names() == {b"a"}
