@@ -60,7 +60,9 @@ class Both:
         directories, others = self._paths()
         parent = self.random.choice(directories)
         if self.random.random() < 0.04 and others:
-            parent = self.random.choice([path for path in others if not self._real(path).is_symlink()] or [""])
+            parent = self.random.choice(
+                [path for path in others if not self._real(path).is_symlink()] or [""]
+            )
         return f"{parent}/{self.random.choice(NAMES)}".lstrip("/")
 
     def _any(self) -> str:

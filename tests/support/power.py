@@ -1,4 +1,5 @@
-"""What a power failure leaves: of every file what was last forced to the disk, under the names that were forced there."""
+"""What a power failure leaves: of every file what was last forced to the disk, under the names that were forced
+there."""
 
 from __future__ import annotations
 
