@@ -7,7 +7,6 @@ the cache and the state directory are deleted in between.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,11 +57,9 @@ def tree(_fuse_home: LafsfsHome) -> Iterator[MountedTree]:
 
 @pytest.fixture
 def place(tree: MountedTree, request: pytest.FixtureRequest) -> Path:
-    """An empty directory of the test's own in the mount."""
-    name = re.sub(r"\W+", "-", request.node.name)
-    for number in range(1000):
-        path = tree.path / (f"{name}-{number}" if number else name)
-        if not path.exists():
-            break
+    """An empty directory of the test's own in the mount; of the runs of one test, only the last one leaves it."""
+    path = tree.path / request.node.originalname
+    if path.exists():
+        shutil.rmtree(path)
     path.mkdir()
     return path
