@@ -72,7 +72,7 @@ def salvage(tree: Tree, losses: Losses, logs: set[str], synced: dict[str, int]) 
     held = {inode.ino for _, inode in found}
     lost = (inode for inode in tree.inodes if _is_nameless(inode) and inode.ino not in held)
     found += [(f"{inode.ino:x}".encode(), inode) for inode in lost]
-    if losses.objects:
+    if losses.objects or tree.journal.broken:  # rows may be gone without a trace
         found += _nameless_logs(tree, logs, synced)
     root = tree.inode(ROOT)
     assert root.folder is not None
