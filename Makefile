@@ -14,8 +14,10 @@ TAHOE := $(LAFSFS_TAHOE_VENV)/bin/tahoe
 # Tests run as two processes; PYTEST_ARGS adds to the command line of any test target.
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+SEED ?= 1
+ROUNDS ?= 200
 
-.PHONY: help install lock check format test interop scenario vectors bench demo stop clean
+.PHONY: help install lock check format test interop scenario vectors crash posix bench demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +58,12 @@ $(TAHOE):
 
 vectors: install ## every check the golden vectors in LAFSFS_VECTORS (default tests/vectors) allow
 	$(PYTEST) -q -m vectors $(PYTEST_ARGS)
+
+crash: install ## kill -9 at random moments under load: SEED=1 ROUNDS=200
+	$(BIN)/python -m tests.crash --seed $(SEED) --rounds $(ROUNDS)
+
+posix: install ## POSIX semantics and ordinary programs on real mounts
+	$(PYTEST) -q tests/fuse -m "not tahoe" $(PYTEST_ARGS)
 
 bench: install ## small operations, a big file, and the time until it is on the grid (BENCH_ARGS="--against DIR")
 	$(BIN)/python -m tests.bench.storm $(BENCH_ARGS)
