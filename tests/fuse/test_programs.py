@@ -173,7 +173,12 @@ def test_vim_saves(place: Path, backupcopy: str) -> None:
     path = place / "text"
     path.write_text("first line\n")
     os.chmod(path, 0o640)
-    script = [f"+set backupcopy={backupcopy} backup backupskip=", "+s/first/changed/", "+normal oadded", "+wq"]
+    script = [
+        f"+set backupcopy={backupcopy} backup backupskip=",
+        "+s/first/changed/",
+        "+normal oadded",
+        "+wq",
+    ]
     run("vim", "-N", "-u", "NONE", "-i", "NONE", "-es", *script, path, cwd=place)
     assert path.read_text() == "changed line\nadded\n"
     assert (place / "text~").read_text() == "first line\n"
