@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from lafsfs.errors import LafsError, ReadOnlyError
+from lafsfs.errors import LafsError, ReadOnlyError, UncoordinatedWriteError
 from lafsfs.formats import caps
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.slot import MutableSlot, Pinned
@@ -20,6 +20,8 @@ from lafsfs.transfer.servermap import Version
 
 _IN_THREAD = 256 << 10  # bytes of packed entries
 _MAX_DIRECTORY = 1 << 30
+_READ_ATTEMPTS = 20
+"""A reader that loses this often against writers is told so."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,35 @@ class Directory:
         return Snapshot(pinned.version, packed, pinned)
 
     async def _read_mutable(self, slot: MutableSlot, older_ok: bool) -> Snapshot:
-        pinned = await slot.pin(older_ok=older_ok)
-        async with trio.open_nursery() as nursery:
-            if slot.writekey is not None:
-                # So that a publish does not have to fetch the key first. It tells its own errors then.
-                nursery.start_soon(_prefetch_key, slot, pinned)
+        for attempt in range(_READ_ATTEMPTS):
+            pinned = await slot.pin(older_ok=older_ok)
+            try:
+                data = await _contents(slot, pinned)
+            except UncoordinatedWriteError:
+                # A later version took its place meanwhile: that one is what the caller wants.
+                if attempt == _READ_ATTEMPTS - 1:
+                    raise
+            else:
+                return Snapshot(pinned.version, await _parse(data), pinned)
+        raise AssertionError("not reached")
+
+
+async def _contents(slot: MutableSlot, pinned: Pinned) -> bytes:
+    failure: LafsError | None = None
+    data = b""
+    async with trio.open_nursery() as nursery:
+        if slot.writekey is not None:
+            # So that a publish does not have to fetch the key first. It tells its own errors then.
+            nursery.start_soon(_prefetch_key, slot, pinned)
+        try:
             data = await _whole(pinned)
             nursery.cancel_scope.deadline = trio.current_time() + 2.0
-        return Snapshot(pinned.version, await _parse(data), pinned)
+        except LafsError as error:  # raised below, for the nursery would wrap it in a group
+            failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return data
 
 
 async def _prefetch_key(slot: MutableSlot, pinned: Pinned) -> None:

@@ -19,7 +19,7 @@ from lafsfs.errors import (
 from lafsfs.formats import caps, dirnode
 from lafsfs.nodes.directory import Directory, Snapshot
 from lafsfs.nodes.maker import NodeMaker
-from tests.support.grids import client, counting
+from tests.support.grids import client, counting, flip, share_files
 from tests.support.storage import StorageServer
 
 ONE, MANY = Encoding(1, 1, 1), Encoding(3, 7, 10)
@@ -186,3 +186,39 @@ async def test_a_directory_that_is_not_there(ten: list[StorageServer]) -> None:
             with pytest.raises(LafsError) as caught:
                 await attempt()
             assert isinstance(caught.value, NotEnoughSharesError)
+
+
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+async def test_a_reader_among_writers_sees_one_version_or_another(
+    mdmf: bool, ten: list[StorageServer]
+) -> None:
+    """Contents too large for the first look, so that writers come between a reader's requests."""
+    many = [f"{number} {'x' * 200}" for number in range(500)]
+    async with client(ten[:1], ONE) as writer, client(ten[:1], ONE) as reader:
+        directory, snapshot = await writer.create_directory(filled(*many), mdmf)
+        seen: list[int] = []
+
+        async def read_on() -> None:
+            while True:
+                found = await reader.directory(directory.cap).read()
+                assert len(found.packed) == len(many) + found.version.seqnum - 1
+                seen.append(found.version.seqnum)
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_on)
+                while len(seen) < 20 or snapshot.version.seqnum < 20:
+                    added = with_entry(directory, snapshot, f"new {snapshot.version.seqnum}")
+                    snapshot = await directory.publish(snapshot, added)
+                nursery.cancel_scope.cancel()
+        assert seen == sorted(seen)
+
+
+async def test_damaged_contents_are_told_by_their_own_error(ten: list[StorageServer]) -> None:
+    async with client(ten[:1], ONE) as maker, client(ten[:1], ONE) as other:
+        directory, _ = await maker.create_directory(filled(*(f"{n} {'x' * 200}" for n in range(500))))
+        assert isinstance(directory.cap, caps.DirCap)
+        ((_, path),) = share_files(ten[0], directory.cap.storage_index or b"").items()
+        flip(path, path.stat().st_size // 2)
+        with pytest.raises(NotEnoughSharesError):
+            await other.directory(directory.cap).read()
