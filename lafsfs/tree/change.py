@@ -136,6 +136,8 @@ class Change:
                 folder = parent.folder if parent is not None else None
                 if folder is None or (folder, name) in self._edges:
                     continue
+                if folder.node is not None and not folder.node.writable:
+                    continue  # a mutable file there can change, what its directory says of it cannot
                 if name in folder.kids and folder.kids[name][1] == inode.ino:
                     self._edges[folder, name] = inode
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import trio
 
+from lafsfs.errors import NotEnoughSharesError, UncoordinatedWriteError
 from lafsfs.nodes.maker import FileNode
+from lafsfs.nodes.mutable import MutableFile
 from lafsfs.tree.extents import Piece
 from lafsfs.tree.staging import StagedFile, StagedSnapshot
 
@@ -40,9 +44,20 @@ async def _read_pieces(
                 piece.skip : piece.skip + piece.end - piece.start
             ]
         elif base is not None and piece.start < base_limit:
-            got = await base.read(piece.start, min(piece.end, base_limit) - piece.start)
+            got = await read_node(base, piece.start, min(piece.end, base_limit) - piece.start)
             out[where : where + len(got)] = got
     return bytes(out)
+
+
+async def read_node(node: FileNode, offset: int, size: int) -> bytes:
+    """Read what is on the grid. Of a mutable file that was overwritten since it was opened, the newest version."""
+    try:
+        return await node.read(offset, size)
+    except (NotEnoughSharesError, UncoordinatedWriteError):
+        if not isinstance(node, MutableFile):
+            raise
+        await node.latest()
+        return await node.read(offset, size)
 
 
 async def _record(log: StagedFile, piece: Piece) -> bytes:
@@ -78,3 +93,12 @@ class StagedSource:
         for start in range(0, len(buf), step):
             end = min(start + step, len(buf))
             buf[start:end] = await read_staged(self._snapshot, self._base, offset + start, offset + end)
+
+    def single_patch(self, base_size: int) -> tuple[int, int] | None:
+        """The only range that differs from a base of `base_size` bytes, unless more does."""
+        snapshot = self._snapshot
+        pieces = list(snapshot.extents)
+        joined = all(one.end == next_.start for one, next_ in itertools.pairwise(pieces))
+        if not pieces or not joined or snapshot.base_limit < min(base_size, snapshot.size):
+            return None
+        return pieces[0].start, pieces[-1].end

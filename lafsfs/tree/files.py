@@ -15,7 +15,7 @@ from lafsfs.formats.caps import LiteralCap, parse
 from lafsfs.nodes.maker import FileNode
 from lafsfs.tree.attributes import now, without_set_id
 from lafsfs.tree.change import Change
-from lafsfs.tree.contents import read_staged
+from lafsfs.tree.contents import read_node, read_staged
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.inodes import Inline, Inode, Staged
 from lafsfs.tree.staging import Buffer, StagedFile
@@ -153,7 +153,7 @@ class Files:
         if isinstance(content, Staged):
             return await read_staged(content.file, self._reader(inode, file), offset, end)
         reader = self._reader(inode, file)
-        return b"" if reader is None else await reader.read(offset, end - offset)
+        return b"" if reader is None else await read_node(reader, offset, end - offset)
 
     def inline_data(self, inode: Inode, content: Inline) -> bytes:
         """The bytes of a small unpublished content; kept in memory while the file is open."""
@@ -264,6 +264,7 @@ class Files:
 
     def _put_inline(self, inode: Inode, data: bytes, **times: int) -> None:
         change = Change(self._tree)
+        self._tree.publisher.mutable.note_base(change, inode)
         change.content(inode, Inline(data))
         if times:
             change.touch(inode, size=len(data), **times)
@@ -293,6 +294,7 @@ class Files:
         if isinstance(content, Inline):
             change.unfold(inode, staged)
         else:
+            self._tree.publisher.mutable.note_base(change, inode)
             change.content(inode, Staged(staged))
         try:
             change.commit()

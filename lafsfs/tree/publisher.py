@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 import trio
 
-from lafsfs.errors import PendingError
-from lafsfs.formats.caps import MutableWriteCap, parse
+from lafsfs.errors import JournalError, PendingError
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import InlineSource, StagedSource
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
 from lafsfs.tree.ledger import JournalLedger, ledger_key
+from lafsfs.tree.merge import conflict_name
+from lafsfs.tree.mutable import MutableWriter, Outcome, base_key, write_cap
 from lafsfs.tree.publishing import DirectoryPublisher
 from lafsfs.tree.queue import Job, Queue
 
@@ -48,6 +50,7 @@ class Publisher:
             set()
         )  # directories with names that wait for objects moved elsewhere
         self._directory_publisher = DirectoryPublisher(tree)
+        self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
 
     async def run(self) -> None:
@@ -92,23 +95,30 @@ class Publisher:
             return
         version = inode.version
         crash_point("file.start")
-        caps = await self._upload(inode)
+        outcome = await self._upload(inode)
+        beside = await self._tree.folder(inode.links[0][0]) if outcome.theirs and inode.links else None
         # A write may be on its way to the log in a worker thread: it is part of the next version.
         async with self._tree.files.changing(inode):
-            self._published(inode, job, caps, version)
+            self._published(inode, job, outcome, version, beside)
 
-    def _published(self, inode: Inode, job: Job, caps: Caps, version: int) -> None:
+    def _published(
+        self, inode: Inode, job: Job, outcome: Outcome, version: int, beside: Folder | None
+    ) -> None:
         """The grid has what was version `version` of a content."""
         if inode.nlink <= 0:
             return
         if inode.version != version:
-            job.again = trio.current_time() + (
-                OPEN_IDLE if inode.writers else self._tree.options.publish_delay
-            )
+            job.since = trio.current_time()
+            job.again = job.since + (OPEN_IDLE if inode.writers else self._tree.options.publish_delay)
             return
         change = Change(self._tree)
         change.content(inode, None)
-        change.caps(inode, caps)
+        change.meta(base_key(inode.ino), None)
+        if outcome.theirs is None:
+            change.caps(inode, outcome.caps)
+        else:
+            self._keep_beside(change, inode, outcome.caps, beside)
+            change.touch(inode, size=outcome.theirs.size)
         if isinstance(inode.content, Staged):
             change.retire(inode.content.file)
             change.meta(ledger_key(inode.ino), None)
@@ -116,8 +126,22 @@ class Publisher:
         change.commit()
         crash_point("file.done")
 
-    async def _upload(self, inode: Inode) -> Caps:
-        """Send the content as it is now; the caps under which it can be read."""
+    def _keep_beside(self, change: Change, inode: Inode, caps: Caps, folder: Folder | None) -> None:
+        """Somebody else changed a mutable file, too: ours becomes a file of its own."""
+        if folder is None:
+            raise JournalError("somebody else changed this file, and there is no place for a copy of ours")
+        self._tree.check_changeable(folder)
+        tree = self._tree
+        name = conflict_name(inode.links[0][1], tree.options.label, time.time(), folder.kids.__contains__)
+        copy = Inode(tree.inodes.fresh_number(), inode.attributes, caps)
+        copy.xattrs = inode.xattrs
+        change.touch(copy)
+        change.point(folder, name, copy)
+        change.then(lambda: tree.conflicts.append(tree.path_of(copy)))
+        change.then(lambda: tree.kernel.inode_changed(inode.ino, content=True))
+
+    async def _upload(self, inode: Inode) -> Outcome:
+        """Send the content as it is now."""
         content, tree = inode.content, self._tree
         base = tree.file_node(inode.caps) if inode.caps is not None else None
         if isinstance(content, Inline):
@@ -132,19 +156,14 @@ class Publisher:
             if inode.opens == 0:
                 log.idle()
 
-    async def _send(self, inode: Inode, source: InlineSource | StagedSource) -> Caps:
+    async def _send(self, inode: Inode, source: InlineSource | StagedSource) -> Outcome:
         nodes = self._tree.nodes
-        old = parse(inode.caps[0]) if inode.caps is not None and inode.caps[0] else None
-        if isinstance(old, MutableWriteCap):  # a mutable file keeps its cap
-            assert inode.caps is not None
-            data = bytearray(source.size)
-            await source.read_into(0, memoryview(data))
-            node = nodes.mutable_file(old)
-            await node.overwrite(bytes(data), await node.latest())
-            return inode.caps
+        mutable = write_cap(inode)
+        if mutable is not None:
+            return await self.mutable.send(inode, mutable, source)
         ledger = JournalLedger(self._tree.journal, inode.ino) if source.size >= RESUMED_FROM else None
         cap = await nodes.upload(source, ledger)
-        return b"", cap.to_bytes()
+        return Outcome((b"", cap.to_bytes()))
 
     # --- directories -------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from lafsfs.errors import GridError, LafsError, NotEnoughSharesError, RollbackEr
 from lafsfs.formats.caps import DirCap, MutableReadCap, MutableWriteCap, parse
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
+from lafsfs.transfer.servermap import Version
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.entries import Seen, is_directory_entry, see
@@ -59,7 +60,7 @@ class Viewing:
     hard_links: HardLinks
     kernel: Kernel = NoKernel()
     _dead_until: float = float("-inf")
-    _measured: dict[int, float]
+    _measured: dict[int, tuple[float, Version | None]]
 
     def inode(self, ino: int) -> Inode:
         """An inode the kernel knows; ESTALE if it does not exist any more."""
@@ -347,15 +348,27 @@ class Viewing:
             return inode
         cap = parse(inode.caps[0] or inode.caps[1])
         now = trio.current_time()
-        fresh = now - self._measured.get(inode.ino, float("-inf")) < self.options.refresh
+        when, known = self._measured.get(inode.ino, (float("-inf"), None))
+        fresh = now - when < self.options.refresh
         if fresh or not isinstance(cap, MutableWriteCap | MutableReadCap):
             return inode
-        self._measured[inode.ino] = now
+        self._measured[inode.ino] = now, known
         try:
             version = await self.nodes.mutable_file(cap).latest()
         except LafsError as problem:
             log.warning("the size of a mutable file is not known: %s", problem)
         else:
-            if inode.content is None:
+            if inode.content is None and version != known:
+                self.measured_as(inode, version)
                 inode.attributes = inode.attributes._replace(size=version.size)
+                inode.version += 1
+                self.kernel.inode_changed(inode.ino, content=True)
         return inode
+
+    def measured_as(self, inode: Inode, version: Version) -> None:
+        """`version` of a mutable file is the newest that we know."""
+        self._measured[inode.ino] = trio.current_time(), version
+
+    def measured_version(self, inode: Inode) -> Version | None:
+        """The newest version known of a mutable file."""
+        return self._measured.get(inode.ino, (0.0, None))[1]
