@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 SEED ?= 1
 ROUNDS ?= 200
 
-.PHONY: help install lock check format test interop scenario vectors crash posix bench demo stop clean
+.PHONY: help install lock check format test interop scenario vectors crash posix pjdfstest bench demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,6 +64,10 @@ crash: install ## kill -9 at random moments under load: SEED=1 ROUNDS=200
 
 posix: install ## POSIX semantics and ordinary programs on real mounts
 	$(PYTEST) -q tests/fuse -m "not tahoe" $(PYTEST_ARGS)
+
+pjdfstest: install ## a built checkout of pjdfstest, as root: PJDFSTEST=DIR
+	@test -n "$(PJDFSTEST)" || { echo 'usage: make pjdfstest PJDFSTEST=DIR (a built checkout of github.com/pjd/pjdfstest)' >&2; exit 2; }
+	$(BIN)/python -m tests.suites.pjdfstest "$(PJDFSTEST)" $(PJDFSTEST_ARGS)
 
 bench: install ## small operations, a big file, and the time until it is on the grid (BENCH_ARGS="--against DIR")
 	$(BIN)/python -m tests.bench.storm $(BENCH_ARGS)

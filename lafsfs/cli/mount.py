@@ -48,6 +48,7 @@ def mount(
     Options for -o, with commas between them:
         ro                 read-only
         allow_other        let other users in (needs user_allow_other in /etc/fuse.conf)
+        acl                POSIX access control lists (setfacl, getfacl)
         fsync=local        fsync waits for this machine's disk (the default)
         fsync=grid         fsync waits for the storage servers
         publish_delay=S    changes go to the grid after S seconds (default 1)

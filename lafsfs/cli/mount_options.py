@@ -88,7 +88,7 @@ def _identity(text: str) -> int:
     return value
 
 
-_FLAGS = {"ro": "read_only", "allow_other": "allow_other"}
+_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "acl": "acl"}
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "fsync": ("fsync", _fsync),
     "publish_delay": ("publish_delay", _seconds),

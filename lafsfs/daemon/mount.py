@@ -164,6 +164,7 @@ def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:
     defaults = TreeOptions()
     return TreeOptions(
         read_only=read_only,
+        acl=settings.acl,
         fsync=settings.fsync,
         publish_delay=settings.publish_delay,
         refresh=settings.refresh,

@@ -38,6 +38,7 @@ class MountSettings:
 
     read_only: bool = False
     allow_other: bool = False
+    acl: bool = False
     fsync: Literal["local", "grid"] = "local"
     publish_delay: float = 1.0
     refresh: float = 5.0

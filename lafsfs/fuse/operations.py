@@ -25,6 +25,7 @@ from pyfuse3 import (
 )
 
 from lafsfs.fuse.answers import answered, entry, statvfs
+from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
@@ -35,12 +36,12 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False
-    enable_acl = False
 
     def __init__(self, tree: Tree, timeout: float) -> None:
         super().__init__()
         self.tree = tree
         self._timeout = timeout
+        self.enable_acl = tree.options.acl
 
     def _entry(self, inode: Inode) -> EntryAttributes:
         return entry(inode, self._timeout)
@@ -65,15 +66,16 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         owner = (ctx.uid, ctx.gid)
-        mode &= ~ctx.umask
-        return self._found(await self.tree.names.create(parent_inode, name, mode, owner, rdev=rdev))
+        made = await self.tree.names.create(parent_inode, name, mode, owner, umask=ctx.umask, rdev=rdev)
+        return self._found(made)
 
     @answered
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        mode = stat.S_IFDIR | stat.S_IMODE(mode) & ~ctx.umask
-        return self._found(await self.tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid)))
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        owner = (ctx.uid, ctx.gid)
+        return self._found(await self.tree.names.create(parent_inode, name, mode, owner, umask=ctx.umask))
 
     @answered
     async def symlink(
@@ -149,22 +151,28 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        self.tree.changing.set_xattr(self.tree.inode(inode), name, value)
+        target = self.tree.inode(inode)
+
+        def keeps_set_gid() -> bool:
+            return is_in_group(ctx, target.attributes.gid) or has_capability(ctx, CAP_FSETID)
+
+        self.tree.xattrs.set(target, name, value, keeps_set_gid=keeps_set_gid)
 
     @answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        values = self.tree.inode(inode).xattrs
-        if not values or name not in values:
-            raise FUSEError(errno.ENODATA)
-        return values[name]
+        return self.tree.xattrs.get(self.tree.inode(inode), name)
 
     @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return list(self.tree.inode(inode).xattrs or ())
+        target = self.tree.inode(inode)
+        if not target.xattrs:
+            return []
+        privileged = has_capability(ctx, CAP_SYS_ADMIN)
+        return [XAttrNameT(name) for name in self.tree.xattrs.names(target, privileged=privileged)]
 
     @answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        self.tree.changing.remove_xattr(self.tree.inode(inode), name)
+        self.tree.xattrs.remove(self.tree.inode(inode), name)
 
     # There is no `flush`: every write is in the journal or its log when it returns, nothing is left to do at close,
     # and a kernel that was once answered ENOSYS does not ask again.
@@ -181,9 +189,10 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        mode = stat.S_IFREG | stat.S_IMODE(mode) & ~ctx.umask
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        owner = (ctx.uid, ctx.gid)
         try:
-            inode = await self.tree.names.create(parent_inode, name, mode, (ctx.uid, ctx.gid))
+            inode = await self.tree.names.create(parent_inode, name, mode, owner, umask=ctx.umask)
         except FileExistsError:
             # The kernel saw no such name a moment ago, another mount made it since. ESTALE has it look again.
             raise FUSEError(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import trio
 from pyfuse3 import InodeT
 
 from lafsfs.errors import MountpointError
+from lafsfs.fuse import acl_mount
 from lafsfs.fuse.operations import Operations
 from lafsfs.tree.tree import Tree
 
@@ -89,11 +91,8 @@ async def serve(
     `task_status.started()` is called when the kernel can use the tree.
     """
     timeout = tree.options.refresh if math.isfinite(tree.options.refresh) else 86400.0
-    operations = Operations(tree, timeout)
-    try:
-        pyfuse3.init(operations, str(mountpoint), options.as_set())
-    except RuntimeError as problem:
-        raise MountpointError(f"the kernel refused to mount at {mountpoint}: {problem}") from None
+    ours = tree.options.acl and os.geteuid() == 0
+    _mount(Operations(tree, timeout), mountpoint, options, ours=ours)
     notices = Notices()
     tree.kernel = notices
     unmount = True
@@ -105,4 +104,23 @@ async def serve(
             unmount = False  # it was unmounted from outside
             nursery.cancel_scope.cancel()
     finally:
+        if ours and unmount:
+            acl_mount.unmount(mountpoint)
         pyfuse3.close(unmount=unmount)
+
+
+def _mount(operations: Operations, mountpoint: Path, options: FuseOptions, *, ours: bool) -> None:
+    """Mount and make the session, `ours`: with a mount(2) of our own. MountpointError."""
+    wanted = options.as_set()
+    try:
+        if not ours:
+            pyfuse3.init(operations, str(mountpoint), wanted)
+            return
+        fd = acl_mount.mount(mountpoint, wanted)
+        try:
+            pyfuse3.init(operations, f"/dev/fd/{fd}", set())
+        except BaseException:
+            acl_mount.unmount(mountpoint)
+            raise
+    except (OSError, RuntimeError) as problem:
+        raise MountpointError(f"the kernel refused to mount at {mountpoint}: {problem}") from None

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from lafsfs.tree import acl
 from lafsfs.tree.attributes import born_with, new_attributes, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import NAME_MAX, Folder
@@ -65,16 +66,23 @@ class Namespace:
         mode: int,
         owner: tuple[int, int],
         *,
+        umask: int = 0,
         rdev: int = 0,
         target: bytes = b"",
     ) -> Inode:
-        """Make a file, directory, symlink (with `target`) or special file. `owner` is (uid, gid)."""
+        """Make a file, directory, symlink (with `target`) or special file. `owner` is (uid, gid).
+
+        A default ACL of the directory takes the place of the umask.
+        """
         folder = await self._open_for_new(parent, name)
         directory = folder.inode
         mode, gid = born_with(directory.attributes, mode, owner[1])
+        above = directory.xattrs if self._tree.options.acl else None
+        mode, xattrs = acl.born_with(above, mode, umask)
         attributes = new_attributes(mode, owner[0], gid, rdev, len(target))
         is_dir = stat.S_ISDIR(mode)
         inode = Inode(self._tree.inodes.fresh_number(), attributes, None, nlink=2 if is_dir else 1)
+        inode.xattrs = xattrs
         change = Change(self._tree)
         if is_dir:
             inode.folder = Folder(inode, None)

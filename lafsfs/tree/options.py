@@ -17,14 +17,16 @@ class TreeOptions:
     """Settings of one mounted tree.
 
     `publish_delay` and `refresh` are seconds. `uid`, `gid` and `umask` give owners and modes to entries that
-    other clients made without POSIX attributes. `staging_limit` bounds the bytes of unpublished content kept on
-    the local disk (None: the disk is the limit). `label` names this mount in conflict copies.
+    other clients made without POSIX attributes. `acl`: POSIX ACLs count, not the mode alone. `staging_limit` bounds the
+    bytes of unpublished content kept on the local disk (None: the disk is the limit). `label` names this mount in
+    conflict copies.
     `directory_wait` is how long a directory waits for children that are still uploading before it is published
     without them. `staging_wait` is how long a writer waits at the staging limit before it gets ENOSPC, `sync_wait` how
     long fsync=grid waits for the grid before it gets ETIMEDOUT.
     """
 
     read_only: bool = False
+    acl: bool = False
     fsync: Literal["local", "grid"] = "local"
     publish_delay: float = 1.0
     refresh: float = 5.0

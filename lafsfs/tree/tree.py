@@ -37,6 +37,7 @@ from lafsfs.tree.staging import StagingArea
 from lafsfs.tree.status import TreeStatus, status_of
 from lafsfs.tree.syncing import Syncer
 from lafsfs.tree.viewing import Viewing
+from lafsfs.tree.xattrs import ExtendedAttributes
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Tree(Viewing):
         self.files = Files(self)
         self.names = Namespace(self)
         self.changing = Changing(self)
+        self.xattrs = ExtendedAttributes(self)
         self._make_root(root)
 
     def _make_root(self, root: DirCap) -> None:

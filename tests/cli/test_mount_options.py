@@ -18,13 +18,14 @@ def test_no_options_are_the_defaults() -> None:
 def test_all_options_together() -> None:
     settings = parse(
         (
-            "ro,allow_other,fsync=grid,publish_delay=0.5",
+            "ro,allow_other,acl,fsync=grid,publish_delay=0.5",
             "refresh=1m,cache_size=1G,staging_size=2G,uid=root,gid=7,umask=027",
         )
     )
     assert settings == MountSettings(
         read_only=True,
         allow_other=True,
+        acl=True,
         fsync="grid",
         publish_delay=0.5,
         refresh=60.0,

@@ -229,12 +229,12 @@ class Files:
     async def setxattr(self, path: str | bytes, name: bytes, value: bytes) -> None:
         inode = await self.find(path)
         with errno_of_lafs():
-            self.tree.changing.set_xattr(inode, name, value)
+            self.tree.xattrs.set(inode, name, value)
 
     async def removexattr(self, path: str | bytes, name: bytes) -> None:
         inode = await self.find(path)
         with errno_of_lafs():
-            self.tree.changing.remove_xattr(inode, name)
+            self.tree.xattrs.remove(inode, name)
 
     # --- everything ----------------------------------------------------------------------------------------
 
