@@ -1,4 +1,4 @@
-"""Keys and authenticated encryption for local state (design.md section 5; contrib/doc/adr/0002-local-sealing.md).
+"""Keys and authenticated encryption for local state (design.md section 5; contrib/doc/adr/local-sealing.md).
 
 Everything the journal and the staging area put on disk is sealed with AES-256-GCM under keys derived from the cap of
 the mounted root, so that nothing there can be read, moved or changed without the cap.
@@ -39,7 +39,7 @@ def subkey(key: bytes, purpose: bytes) -> bytes:
 class Sealer:
     """Seals byte strings under one key, bound to a context (such as the row they belong to).
 
-    Nonces are random: one key seals fewer than 2**32 records (a journal's key is renewed with every opening).
+    Nonces are random, so one key should seal fewer than 2**32 records.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -54,5 +54,5 @@ class Sealer:
         """The plaintext; JournalError if the bytes are not what was sealed for this context."""
         try:
             return self._aead.decrypt(bytes(sealed[:NONCE]), sealed[NONCE:], context)
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: what is left is shorter than a nonce
             raise JournalError("a sealed record is damaged or was sealed with another key") from None

@@ -14,6 +14,7 @@ A StagedFile is used by one task at a time (the owner's lock in files.py); snaps
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import struct
 import threading
@@ -32,6 +33,7 @@ from lafsfs.tree.sealing import NONCE, TAG, subkey
 CHUNK = 128 * 1024  # most data bytes in one record: what a small read has to decrypt
 _HEAD = struct.Struct(">BIQq")
 _HEAD_SIZE = NONCE + _HEAD.size + TAG
+_FULL = _HEAD_SIZE + CHUNK + TAG  # bytes of the longest record
 _WRITE, _SIZE = 1, 2
 _LENGTH_BITS = 18  # a reference is position << 18 | data length
 
@@ -308,9 +310,13 @@ class StagedFile:
         return kind, length, offset, mtime
 
     def _next_head(self, position: int, end: int) -> int:
-        """Where the next readable record after a damaged one begins; `end` if none does."""
-        last = min(end, position + _HEAD_SIZE + CHUNK + TAG)
-        return next((at for at in range(position + _HEAD_SIZE, last + 1) if self._head(at) is not None), end)
+        """Where the next readable record after a damaged one begins; `end` if none is found.
+
+        Anywhere within the length of a record; past that, where it would be if all that is damaged are full ones.
+        """
+        last = min(end, position + _FULL)
+        places = itertools.chain(range(position + _HEAD_SIZE, last + 1), range(position + _FULL, end, _FULL))
+        return next((at for at in places if self._head(at) is not None), end)
 
     def _intact(self, reference: int) -> bool:
         try:
