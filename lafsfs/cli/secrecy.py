@@ -12,7 +12,7 @@ import ctypes
 import re
 from pathlib import Path
 
-_SECRET = re.compile(rb"(?:(?:ro\.|imm\.)?URI:|pb://)[^\0]+")
+_SECRET = re.compile(rb"(?:URI:|pb://|(?<=\0)(?:ro|imm)\.)[^\0]+")
 # Fields 48 and 49 of /proc/self/stat, counted from the third, the first one behind the program's name.
 _ARG_START, _ARG_END = 48 - 3, 49 - 3
 

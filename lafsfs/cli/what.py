@@ -38,6 +38,8 @@ def resolve(what: str, *alias_files: Aliases) -> What:
     if _CAPABILITY.match(what):
         return What(what)
     name, colon, path = what.partition(":")
+    if what.startswith(("ro.", "imm.")) and _lookup(name, alias_files) is None:
+        return What(what)  # of some future kind
     if not colon or path.startswith("//") or not _ALIAS.fullmatch(name):
         hint = f" (did you mean {name}: with a colon?)" if not colon and _lookup(name, alias_files) else ""
         raise BadCapError(f"neither a capability (URI:...) nor ALIAS:, ALIAS:path, - or @FILE{hint}")

@@ -53,6 +53,9 @@ class Controlled(Protocol):
     async def cap(self, path: bytes, kind: str) -> Answer:
         """The capability of what is at `path` below the root."""
 
+    async def attach(self, path: bytes, cap: str, below: list[str], *, read_only: bool) -> Answer:
+        """Gives what `cap` stands for, or what is `below` it, the name `path`."""
+
 
 @asynccontextmanager
 async def listening(service: Controlled, path: Path) -> AsyncIterator[Callable[[], None]]:
@@ -135,6 +138,9 @@ def _work_of(service: Controlled, line: bytes) -> Callable[[], Awaitable[Answer]
         timeout = None if timeout is None else float(timeout)
         path = os.fsencode(request.get("path", ""))
         kind = str(request.get("kind", ""))
+        cap = str(request.get("cap", ""))
+        below = [str(name) for name in request.get("below", ())]
+        read_only = bool(request.get("read_only", False))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError("a malformed control request") from error
 
@@ -146,6 +152,7 @@ def _work_of(service: Controlled, line: bytes) -> Callable[[], Awaitable[Answer]
         "flush": lambda: service.flush(timeout),
         "unmount": lambda: service.unmount(timeout),
         "cap": lambda: service.cap(path, kind),
+        "attach": lambda: service.attach(path, cap, below, read_only=read_only),
     }
     if operation not in operations:
         raise UsageError("an unknown control request")

@@ -20,8 +20,8 @@ from lafsfs.daemon.failures import lafs_error_in
 from lafsfs.daemon.spec import DEFAULT_CACHE_BYTES, GridSource
 from lafsfs.errors import GridError, NotEnoughServersError, PinMismatchError, UnknownAliasError
 from lafsfs.formats import base32, hashing
-from lafsfs.formats.caps import Cap, DirCap
-from lafsfs.formats.dirnode import child_caps
+from lafsfs.formats.caps import DirCap, parse
+from lafsfs.formats.dirnode import Child, child_caps
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
@@ -94,16 +94,23 @@ async def walk(nodes: NodeMaker, root: DirCap, subpath: tuple[str, ...]) -> DirC
         child = await _child(nodes.directory(cap), unicodedata.normalize("NFC", name))
         if child is None:
             raise UnknownAliasError(f"there is no {'/'.join(subpath[: position + 1])!r} below that directory")
-        cap = as_directory(child)
+        cap = as_directory(child.cap)
     return cap
 
 
-async def _child(directory: Directory, name: str) -> Cap | None:
-    """What the newest version of a directory has under a name, None if nothing."""
+async def child_of(nodes: NodeMaker, caps: tuple[bytes, bytes], name: str) -> Child | None:
+    """What the newest version of the directory with these (write, read) caps has under a name, None if nothing.
+
+    BadCapError when it is no directory.
+    """
+    return await _child(nodes.directory(as_directory(parse(caps[0] or caps[1]))), name)
+
+
+async def _child(directory: Directory, name: str) -> Child | None:
     entry = (await directory.read()).packed.get(name)
     if entry is None:
         return None
-    return child_caps(entry, directory.writekey, directory.deep_immutable).cap
+    return child_caps(entry, directory.writekey, directory.deep_immutable)
 
 
 def load_grid(paths: Paths, source: GridSource) -> tuple[GridProfile, ClientSecrets]:

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 import trio
 
-from lafsfs.daemon import mountpoint, report
-from lafsfs.errors import BadCapError, BusyError, LafsError, PendingError, UnknownAliasError, UsageError
-from lafsfs.formats.caps import Cap, UnknownCap
+from lafsfs.daemon import mountpoint, objects, report
+from lafsfs.errors import BusyError, LafsError, PendingError
 from lafsfs.tree.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -111,12 +110,12 @@ class MountService:
 
         UnknownAliasError when there is nothing, BadCapError when there is no such cap of it.
         """
-        try:
-            found = await self._tree.cap_at(path)
-        except OSError as error:
-            where = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-            raise UnknownAliasError(f"{where}: {error.strerror}") from error
-        return {"cap": _diminished(found, kind)}
+        return {"cap": await objects.cap_of(self._tree, path, kind)}
+
+    async def attach(self, path: bytes, cap: str, below: list[str], *, read_only: bool) -> Answer:
+        """Lets `path` lead to `cap`, or to what is `below` it (see `objects.attach_at`)."""
+        await objects.attach_at(self._tree, path, cap, below, read_only)
+        return {}
 
     async def wind_down(self, grace: float) -> None:
         """Accepts no more changes and publishes what it can within `grace` seconds; `complete` tells
@@ -180,21 +179,3 @@ def _syncfs(where: Path) -> None:
             raise OSError(code, os.strerror(code))
     finally:
         os.close(descriptor)
-
-
-def _diminished(cap: Cap, kind: str) -> str:
-    """The string of `cap`, of its read cap or of its verify cap. BadCapError when there is none."""
-    if isinstance(cap, UnknownCap):
-        if kind != "write":
-            raise BadCapError("a capability of a kind this version does not know cannot be diminished")
-        return cap.text.decode("utf-8", "replace")
-    if kind == "write":
-        return cap.to_string()
-    if kind == "read":
-        return cap.read_cap().to_string()
-    if kind != "verify":
-        raise UsageError("an unknown kind of capability")
-    verifier = cap.verify_cap()
-    if verifier is None:
-        raise BadCapError("its content is in the capability itself: there is nothing to verify on the grid")
-    return verifier.to_string()

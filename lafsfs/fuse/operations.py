@@ -26,6 +26,7 @@ from pyfuse3 import (
 
 from lafsfs.fuse.answers import answered, entry, statvfs
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
+from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
@@ -160,7 +161,10 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return self.tree.xattrs.get(self.tree.inode(inode), name)
+        target = self.tree.inode(inode)
+        if name in cap_attributes.NAMES:
+            return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
+        return self.tree.xattrs.get(target, name)
 
     @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:

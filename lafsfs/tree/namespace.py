@@ -74,7 +74,7 @@ class Namespace:
 
         A default ACL of the directory takes the place of the umask.
         """
-        folder = await self._open_for_new(parent, name)
+        folder = await self.open_for_new(parent, name)
         directory = folder.inode
         mode, gid = born_with(directory.attributes, mode, owner[1])
         above = directory.xattrs if self._tree.options.acl else None
@@ -102,7 +102,8 @@ class Namespace:
         if inode.is_dir:
             raise error(errno.EPERM)
         await self._tree.hard_links.prepare()
-        folder = await self._open_for_new(parent, name)
+        folder = await self.open_for_new(parent, name)
+        self._check_names_changeable(inode)
         if inode.nlink >= LINK_MAX:
             raise error(errno.EMLINK)
         if inode.nlink <= 0:
@@ -116,7 +117,15 @@ class Namespace:
         change.commit()
         return inode
 
-    async def _open_for_new(self, parent: int, name: bytes) -> Folder:
+    def _check_names_changeable(self, inode: Inode) -> None:
+        """A further name changes the entries of all names there are: ReadOnlyError where one cannot be changed."""
+        for directory, _ in inode.links:
+            parent = self._tree.inodes.get(directory)
+            if parent is not None and parent.folder is not None:
+                self._tree.check_changeable(parent.folder)
+
+    async def open_for_new(self, parent: int, name: bytes) -> Folder:
+        """The directory, if `name` can be made there: EROFS, EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EPERM."""
         if len(name) > NAME_MAX:
             raise error(errno.ENAMETOOLONG)
         folder = await self._tree.folder(parent)
@@ -150,6 +159,7 @@ class Namespace:
         inode = self._child(folder, name)
         if not inode.is_dir:
             raise error(errno.ENOTDIR)
+        self._tree.check_changeable(folder)
         await self._check_empty(inode)
         if self._child(folder, name) is not inode:
             raise error(errno.ENOENT)
@@ -193,6 +203,8 @@ class Namespace:
         target = await self._tree.folder(parent2)
         if name2 in target.hidden:
             raise error(errno.EPERM)
+        self._tree.check_changeable(source)
+        self._tree.check_changeable(target)
         old = self._tree.resolve(target, name2)
         if old is not None and old.is_dir and not flags:
             if self._child(source, name).is_dir and old is not self._child(source, name):

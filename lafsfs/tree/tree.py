@@ -17,9 +17,10 @@ from weakref import WeakValueDictionary
 import trio
 
 from lafsfs.errors import JournalError, PendingError, ReadOnlyError
-from lafsfs.formats.caps import Cap, DirCap, UnknownCap, parse
+from lafsfs.formats.caps import DirCap, UnknownCap, parse
 from lafsfs.nodes.maker import FileNode, NodeMaker
 from lafsfs.tree.attributes import new_attributes
+from lafsfs.tree.cap_attributes import CapAttributes, explicit
 from lafsfs.tree.changing import Changing
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
@@ -69,6 +70,7 @@ class Tree(Viewing):
         self.names = Namespace(self)
         self.changing = Changing(self)
         self.xattrs = ExtendedAttributes(self)
+        self.cap_attributes = CapAttributes(self)
         self._make_root(root)
 
     def _make_root(self, root: DirCap) -> None:
@@ -209,17 +211,25 @@ class Tree(Viewing):
         """As `status`, without the items: cheap enough to be asked all the time."""
         return status_of(self, 0)
 
-    async def cap_at(self, path: bytes) -> Cap:
-        """The strongest cap of what is at `path` below the root; publishes it first if it is not on the grid."""
+    async def find(self, path: bytes) -> Inode:
+        """What is at `path` below the root; OSError, GridError. Symlinks are not followed."""
         inode = self.inode(ROOT)
         for name in path.split(b"/"):
             if name:
                 inode = await self.names.lookup(inode.ino, name)
+        return inode
+
+    async def caps_at(self, path: bytes) -> Caps:
+        """The caps of what is at `path` below the root; publishes it first if it is not on the grid.
+
+        OSError, GridError; BadCapError for a damaged entry.
+        """
+        inode = await self.find(path)
         if inode.dirty:
             await self.publisher.drain(None)
         if inode.caps is None:
             raise JournalError("that object is not on the grid")
-        return parse(inode.caps[0] or inode.caps[1])
+        return explicit(inode.caps)
 
 
 @asynccontextmanager

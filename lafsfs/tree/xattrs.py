@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lafsfs.tree import acl
+from lafsfs.tree import acl, cap_attributes
 from lafsfs.tree.attributes import now
 from lafsfs.tree.change import Change
 from lafsfs.tree.inodes import Inode
@@ -24,7 +24,6 @@ SPACE_MAX = (
     256 * 1024
 )  # names and values of an inode together: they travel with every change of its directory
 NAMESPACES = (b"user.", b"trusted.", b"security.")
-OWN_NAMESPACE = b"user.lafs."
 PRIVILEGED = b"trusted."
 
 
@@ -61,10 +60,11 @@ class ExtendedAttributes:
         *,
         keeps_set_gid: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Set one. EEXIST, ENODATA by `flags`; ERANGE, E2BIG, ENOSPC by size; EOPNOTSUPP, EINVAL by name.
+        """Set one. EEXIST, ENODATA by `flags`; ERANGE, E2BIG, ENOSPC by size; EOPNOTSUPP, EINVAL, EPERM by name.
 
         `keeps_set_gid` tells whether the caller may give an access ACL to a set-group-ID file that stays one.
         """
+        _check_own(name)
         self._tree.changing.check(inode)
         old = inode.xattrs or {}
         if flags & XATTR_CREATE and name in old:
@@ -84,6 +84,7 @@ class ExtendedAttributes:
 
     def remove(self, inode: Inode, name: bytes) -> None:
         """Remove one; ENODATA if there is none (of an ACL, that is no error)."""
+        _check_own(name)
         self._check_acl(name)
         self._tree.changing.check(inode)
         old = inode.xattrs or {}
@@ -119,8 +120,13 @@ class ExtendedAttributes:
         change.commit()
 
 
+def _check_own(name: bytes) -> None:
+    if name in cap_attributes.NAMES:
+        raise _error(errno.EPERM)
+
+
 def _check_name_and_value(name: bytes, value: bytes) -> None:
-    if not name.startswith(NAMESPACES) or name.startswith(OWN_NAMESPACE):
+    if not name.startswith(NAMESPACES) or name.startswith(cap_attributes.PREFIX):
         raise _error(errno.EOPNOTSUPP)
     if name in NAMESPACES:
         raise _error(errno.EINVAL)
