@@ -235,6 +235,7 @@ class MutableSlot:
             lambda shnum: encoded.parts[shnum],
             encoded.size,
             partial=True,
+            happy=self._grid.encoding.happy,
         )
         return await self._run(publisher, encoded.header)
 
@@ -256,7 +257,13 @@ class MutableSlot:
         with NewShares(planned, key, self._readkey) as shares:
             await shares.encode(contents)
             publisher = Publisher(
-                self._grid, self._target, servermap, shares.header, shares.writes, shares.share_size
+                self._grid,
+                self._target,
+                servermap,
+                shares.header,
+                shares.writes,
+                shares.share_size,
+                happy=self._grid.encoding.happy,
             )
             return await self._run(publisher, shares.header)
 

@@ -60,7 +60,8 @@ class Publisher:
     """Writes one encoded version where the map says. Use once.
 
     `writes_of(shnum)` gives the write vectors of a share, `share_size` their size. `partial` is true when
-    they make a share only on top of the version in the map: then shares get no new homes.
+    they make a share only on top of the version in the map: then shares get no new homes. Where fewer than
+    `happy` servers can be written to, nothing is.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Publisher:
         share_size: int,
         *,
         partial: bool = False,
+        happy: int = 1,
     ) -> None:
         self._grid, self._target = grid, target
+        self._happy = happy
         self._before = servermap
         self._after = servermap.copy()
         self._header = header
@@ -99,8 +102,10 @@ class Publisher:
         """Write everything; the map afterwards.
 
         UncoordinatedWriteError: a server holds a version that the map did not show (others may have been
-        written). NotEnoughServersError: fewer than k different shares could be placed.
+        written). NotEnoughServersError: fewer than k different shares, or of a new file shares on fewer than
+        `happy` servers, could be placed; before anything was written when that many were not there.
         """
+        self._check_servers(len(self._servers))
         goal = self._known_places()
         if not self._partial:
             self._find_homes(goal)
@@ -130,7 +135,13 @@ class Publisher:
             raise NotEnoughServersError(
                 f"only {len(self._outcome.placed)} of {k} shares needed could be written"
             )
+        if self._base_seqnum == 0:
+            self._check_servers(len(set().union(*self._outcome.placed.values())))
         return self._after
+
+    def _check_servers(self, have: int) -> None:
+        if have < self._happy:
+            raise NotEnoughServersError(f"only {have} servers can be written to, {self._happy} are wanted")
 
     # --- where shares go -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from lafsfs.cli.grid import grid
 from lafsfs.errors import (
     ConfigError,
+    NotEnoughServersError,
     PinMismatchError,
     ServerRefusedError,
     ServerUnreachableError,
@@ -99,6 +100,19 @@ def test_what_cannot_be_added_changes_nothing(home: LafsfsHome, servers: list[St
     assert not (home.path / "config" / "grid.yaml").exists()
     assert _run(home, "add", "--no-check", nobody).exit_code == 0
     assert "DOWN" in _run(home, "show", "--check").stdout
+
+
+def test_too_few_servers_for_a_new_directory(fresh_home: LafsfsHome, servers: list[StorageServer]) -> None:
+    _run(fresh_home, "add", *(server.nurl.to_string() for server in servers))
+    _run(fresh_home, "encoding", "1", "2", "2")
+    servers[1].stop()
+    try:
+        done = fresh_home.lafsfs("create", exit_code=NotEnoughServersError.exit_code)
+    finally:
+        servers[1].start()
+    assert "2 are wanted" in done.stderr
+    assert "pb://" not in done.stderr
+    fresh_home.lafsfs("create")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from tests.support.grids import QUICK, client, failing, flip, share_files
 from tests.support.many import start_all
 from tests.support.storage import StorageServer
 
-MANY = Encoding(3, 7, 10)
+MANY = Encoding(3, 3, 10)
+CAREFUL = Encoding(3, 7, 10)
 DATA = bytes(range(256)) * 100
 
 
@@ -88,6 +89,23 @@ async def test_too_few_servers(ten: list[StorageServer]) -> None:
                 await attempt()
         with pytest.raises(NotEnoughServersError):
             await other.mutable_file(node.cap).overwrite(b"x", None)
+
+
+async def test_nothing_is_written_where_too_few_servers_would_have_it(ten: list[StorageServer]) -> None:
+    async with client(ten, CAREFUL) as maker:
+        node = await maker.create_mutable(DATA, False)
+        for server in ten[:4]:
+            server.kill()
+        async with client(ten, CAREFUL) as other:
+            with pytest.raises(NotEnoughServersError, match="6 servers"):
+                await other.mutable_file(node.cap).overwrite(b"x", None)
+            with pytest.raises(NotEnoughServersError, match="6 servers"):
+                await other.create_mutable(b"new", False)
+        start_all(ten[:4])
+        async with client(ten, CAREFUL) as other:
+            assert await reader_of(other, node).read(0, 10**6) == DATA
+            await other.mutable_file(node.cap).overwrite(b"x", None)
+        assert await reader_of(maker, node).read(0, 10) == b"x"
 
 
 async def test_stalled_servers_are_not_waited_for(ten: list[StorageServer]) -> None:
