@@ -121,8 +121,11 @@ def write_entry(
 
 
 def same_object(raw: bytes, other: bytes) -> bool:
-    """Whether two entries lead to the same content, whatever their metadata says."""
-    return parsed(raw).ro_uri == parsed(other).ro_uri
+    """Whether two entries lead to the same content, whatever their metadata says. Those that lead nowhere do not."""
+    one, two = parsed(raw), parsed(other)
+    if one.ro_uri or two.ro_uri:
+        return one.ro_uri == two.ro_uri
+    return bool(one.rwdata) and one.rwdata == two.rwdata  # unknown caps without a read-only form
 
 
 def content_size(caps: Caps) -> int | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import enum
+import re
 import time
 from collections.abc import Callable, Collection
 
 from lafsfs.tree.directories import NAME_MAX, digest
 from lafsfs.tree.entries import same_object
+
+_UNPLAIN = re.compile(r"[^A-Za-z0-9._-]")
+_LABEL_MAX = 64
 
 
 class Verdict(enum.Enum):
@@ -40,11 +44,20 @@ def conflict_name(name: bytes, label: str, when: float, taken: Callable[[bytes],
     stem, dot, extension = name.rpartition(b".")
     if not stem or len(extension) > 16:
         stem, dot, extension = name, b"", b""
+    who = _UNPLAIN.sub("_", label)[:_LABEL_MAX]
     number = 0
     while True:
-        mark = f".conflict-{label}-{stamp}{f'-{number}' if number else ''}".encode()
+        mark = f".conflict-{who}-{stamp}{f'-{number}' if number else ''}".encode()
         room = NAME_MAX - len(mark) - len(dot) - len(extension)
-        candidate = stem[:room] + mark + dot + extension
+        candidate = _shortened(stem, room) + mark + dot + extension
         if not taken(candidate):
             return candidate
         number += 1
+
+
+def _shortened(stem: bytes, room: int) -> bytes:
+    """At most `room` bytes of a name, without a part of a UTF-8 character at the end."""
+    for _ in range(3):
+        if len(stem) > room and stem[room] & 0xC0 == 0x80:
+            room -= 1
+    return stem[:room]
