@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,8 +22,18 @@ from lafsfs.errors import UsageError
 @click.option(
     "--show-cap", is_flag=True, help="Print the directory's write capability: whoever has it can change all."
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["sdmf", "mdmf"]),
+    default="sdmf",
+    show_default=True,
+    help="The kind of mutable file the directory, and new ones in it, are kept in.",
+)
 @grid_options
-def create(alias: str, show_cap: bool, grid_file: Path | None, node_directory: Path | None) -> None:
+def create(
+    alias: str, show_cap: bool, form: str, grid_file: Path | None, node_directory: Path | None
+) -> None:
     """Make a new, empty directory and remember it as ALIAS (default "home").
 
     \b
@@ -39,14 +50,14 @@ def create(alias: str, show_cap: bool, grid_file: Path | None, node_directory: P
     aliases = Aliases(paths.aliases_file)
     if aliases.get(name) is not None:
         raise UsageError(f"the alias {name}: exists already; choose another name")
-    cap = _create(paths, source)
+    cap = _create(paths, source, form == "mdmf")
     aliases.set(name, cap)
     note(f"created {name}: (lafsfs mount {name}: MOUNTPOINT)")
     if show_cap:
         click.echo(cap)
 
 
-def _create(paths: Paths, source: GridSource) -> str:
+def _create(paths: Paths, source: GridSource, mdmf: bool) -> str:
     """The write cap of a new directory on the grid."""
     # Imported late, with all that talks to servers: help and refusals come without it.
     import trio
@@ -54,6 +65,6 @@ def _create(paths: Paths, source: GridSource) -> str:
     from lafsfs.daemon.creation import create_directory
 
     try:
-        return trio.run(create_directory, paths, source).to_string()
+        return trio.run(partial(create_directory, paths, source, mdmf=mdmf)).to_string()
     except BaseExceptionGroup as group:
         raise lafs_error_in(group) or group from None

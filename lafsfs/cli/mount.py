@@ -51,6 +51,7 @@ def mount(
         acl                POSIX access control lists (setfacl, getfacl)
         fsync=local        fsync waits for this machine's disk (the default)
         fsync=grid         fsync waits for the storage servers
+        new_files=mdmf     new files can be changed in place on the grid (see cli.md; default chk)
         publish_delay=S    changes go to the grid after S seconds (default 1)
         refresh=S          others' changes are seen after S seconds at most (default 5)
         cache_size=SIZE    disk space for the cache of what was read (default 2G)

@@ -67,6 +67,12 @@ def _fsync(text: str) -> str:
     return text
 
 
+def _new_files(text: str) -> str:
+    if text not in ("chk", "mdmf", "sdmf"):
+        raise UsageError("must be chk, mdmf or sdmf")
+    return text
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch(r"[0-7]{1,4}", text) or int(text, 8) > 0o777:
         raise UsageError("must be octal, like 022")
@@ -91,6 +97,7 @@ def _identity(text: str) -> int:
 _FLAGS = {"ro": "read_only", "allow_other": "allow_other", "acl": "acl"}
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "fsync": ("fsync", _fsync),
+    "new_files": ("new_files", _new_files),
     "publish_delay": ("publish_delay", _seconds),
     "refresh": ("refresh", _seconds),
     "cache_size": ("cache_bytes", _cache_size),

@@ -9,8 +9,11 @@ from lafsfs.formats.caps import DirCap
 from lafsfs.formats.packed import Packed
 
 
-async def create_directory(paths: Paths, source: GridSource) -> DirCap:
-    """Makes an empty directory on the grid; it is there, on enough servers, on return. GridError."""
+async def create_directory(paths: Paths, source: GridSource, *, mdmf: bool = False) -> DirCap:
+    """Makes an empty directory on the grid, in an SDMF or an MDMF file; it is there, on enough servers, on return.
+
+    GridError.
+    """
     async with open_engine(paths, source) as engine:
-        directory, _ = await engine.nodes().create_directory(lambda _writekey: Packed())
+        directory, _ = await engine.nodes().create_directory(lambda _writekey: Packed(), mdmf)
         return directory.cap

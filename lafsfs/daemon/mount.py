@@ -166,6 +166,7 @@ def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:
         read_only=read_only,
         acl=settings.acl,
         fsync=settings.fsync,
+        new_files=settings.new_files,
         publish_delay=settings.publish_delay,
         refresh=settings.refresh,
         staging_limit=settings.staging_limit,

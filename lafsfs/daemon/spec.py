@@ -40,6 +40,7 @@ class MountSettings:
     allow_other: bool = False
     acl: bool = False
     fsync: Literal["local", "grid"] = "local"
+    new_files: Literal["chk", "sdmf", "mdmf"] = "chk"
     publish_delay: float = 1.0
     refresh: float = 5.0
     cache_bytes: int = DEFAULT_CACHE_BYTES

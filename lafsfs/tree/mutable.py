@@ -82,6 +82,14 @@ class MutableWriter:
         self._sent(inode, await _write(node, newest, source), digest)
         return Outcome(inode.caps)
 
+    async def create(self, inode: Inode, source: InlineSource | StagedSource, mdmf: bool) -> Outcome:
+        """Make a new mutable file of `source`. GridError."""
+        digest = await digest_of(source, source.size)
+        node = await self._tree.nodes.create_mutable(source, mdmf)
+        assert node.pinned is not None
+        self._sent(inode, node.pinned, digest)
+        return Outcome((node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
+
     def _base(self, inode: Inode) -> tuple[Version | None, bytes]:
         row = self._tree.journal.meta(base_key(inode.ino))
         if not isinstance(row, list) or len(row) != 4:

@@ -12,6 +12,7 @@ from lafsfs.tree.attributes import born_with, new_attributes, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import NAME_MAX, Folder
 from lafsfs.tree.inodes import Inline, Inode, Staged
+from lafsfs.tree.new_files import inherited
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -82,7 +83,7 @@ class Namespace:
         attributes = new_attributes(mode, owner[0], gid, rdev, len(target))
         is_dir = stat.S_ISDIR(mode)
         inode = Inode(self._tree.inodes.fresh_number(), attributes, None, nlink=2 if is_dir else 1)
-        inode.xattrs = xattrs
+        inode.xattrs = inherited(directory, xattrs) if is_dir else xattrs
         change = Change(self._tree)
         if is_dir:
             inode.folder = Folder(inode, None)

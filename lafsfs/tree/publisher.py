@@ -22,6 +22,7 @@ from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
 from lafsfs.tree.ledger import JournalLedger, ledger_key
 from lafsfs.tree.merge import conflict_name
 from lafsfs.tree.mutable import MutableWriter, Outcome, base_key, write_cap
+from lafsfs.tree.new_files import format_of_new_file
 from lafsfs.tree.publishing import DirectoryPublisher
 from lafsfs.tree.queue import Job, Queue
 
@@ -108,6 +109,12 @@ class Publisher:
         if inode.nlink <= 0:
             return
         if inode.version != version:
+            if (
+                inode.caps is None and outcome.caps[0]
+            ):  # a new mutable file: what was written meanwhile goes there
+                change = Change(self._tree)
+                change.caps(inode, outcome.caps)
+                change.commit()
             job.since = trio.current_time()
             job.again = job.since + (OPEN_IDLE if inode.writers else self._tree.options.publish_delay)
             return
@@ -161,6 +168,8 @@ class Publisher:
         mutable = write_cap(inode)
         if mutable is not None:
             return await self.mutable.send(inode, mutable, source)
+        if inode.caps is None and (form := format_of_new_file(self._tree, inode)) != "chk":
+            return await self.mutable.create(inode, source, form == "mdmf")
         ledger = JournalLedger(self._tree.journal, inode.ino) if source.size >= RESUMED_FROM else None
         cap = await nodes.upload(source, ledger)
         return Outcome((b"", cap.to_bytes()))

@@ -21,6 +21,7 @@ from lafsfs.tree.entries import parsed, write_entry
 from lafsfs.tree.inodes import ROOT, Inode, Link
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.merge import Verdict, conflict_name, decide
+from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.reachability import Reachability, removed_below
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class DirectoryPublisher:
         folder.publishing = dict.fromkeys(ready)
         crash_point("directory.start")
         try:
-            node, snapshot = await self._tree.nodes.create_directory(make)
+            mdmf = new_directory_is_mdmf(self._tree, folder.inode)
+            node, snapshot = await self._tree.nodes.create_directory(make, mdmf)
             await self._tree.kept.keep(node, snapshot)
         finally:
             folder.publishing = {}

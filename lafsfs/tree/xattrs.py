@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lafsfs.tree import acl, cap_attributes
+from lafsfs.tree import acl, cap_attributes, new_files
 from lafsfs.tree.attributes import now
 from lafsfs.tree.change import Change
 from lafsfs.tree.inodes import Inode
@@ -74,6 +74,8 @@ class ExtendedAttributes:
         if name in acl.NAMES:
             self._set_acl(inode, name, value, keeps_set_gid)
             return
+        if name == new_files.ATTRIBUTE and (not inode.is_dir or value not in new_files.FORMATS):
+            raise _error(errno.EINVAL)
         _check_name_and_value(name, value)
         values = {**old, name: value}
         if sum(len(other) + 1 for other in values) > LIST_MAX:
@@ -126,7 +128,8 @@ def _check_own(name: bytes) -> None:
 
 
 def _check_name_and_value(name: bytes, value: bytes) -> None:
-    if not name.startswith(NAMESPACES) or name.startswith(cap_attributes.PREFIX):
+    ours = name.startswith(cap_attributes.PREFIX) and name != new_files.ATTRIBUTE
+    if ours or not name.startswith(NAMESPACES):
         raise _error(errno.EOPNOTSUPP)
     if name in NAMESPACES:
         raise _error(errno.EINVAL)

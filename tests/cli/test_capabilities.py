@@ -253,3 +253,29 @@ def test_the_write_cap_is_for_the_owner_of_the_mount(home: LafsfsHome) -> None:
         (tree.path / "file").chmod(0o600)
         with refused(errno.EACCES):
             as_user(NOBODY, lambda: attribute(tree.path / "file", "readcap"))
+
+
+def test_formats_of_new_objects(home: LafsfsHome) -> None:
+    cap = home.lafsfs("create", "--format", "mdmf", "--show-cap").stdout.strip()
+    assert cap.startswith("URI:DIR2-MDMF:")
+    with home.mounted("home:", "-o", "new_files=mdmf") as tree:
+        (tree.path / "dir").mkdir()
+        (tree.path / "large").write_bytes(b"1" * 300_000)
+        (tree.path / "small").write_text("1")
+        os.setxattr(tree.path / "dir", "user.lafs.new_files", b"chk")
+        (tree.path / "dir" / "file").write_bytes(b"1" * 300_000)
+        with refused(errno.EINVAL):
+            os.setxattr(tree.path / "dir", "user.lafs.new_files", b"other")
+        home.lafsfs("flush", str(tree.path))
+        assert attribute(tree.path / "dir", "kind") == "DIR2-MDMF"
+        assert attribute(tree.path / "dir" / "file", "kind") == "CHK"
+        for name in ("large", "small"):
+            before = cap_of(tree, tree.path / name)
+            assert before.startswith("URI:MDMF:")
+            with (tree.path / name).open("r+b") as file:
+                file.write(b"2")
+            assert cap_of(tree, tree.path / name) == before
+            assert attribute(tree.path / name, "seqnum") == "2"
+        subprocess.run(["cp", "-a", tree.path / "dir", tree.path / "copy"], check=True)
+        assert os.getxattr(tree.path / "copy", "user.lafs.new_files") == b"chk"
+    home.lafsfs("mount", "-o", "new_files=ssk", "home:", str(home.mountpoint()), exit_code=2)
