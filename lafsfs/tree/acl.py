@@ -100,20 +100,32 @@ def after_chmod(xattrs: dict[bytes, bytes] | None, mode: int) -> dict[bytes, byt
     """Extended attributes whose access ACL, if there is one, is in step with a new mode."""
     if not xattrs or ACCESS not in xattrs:
         return xattrs
-    return {**xattrs, ACCESS: pack(with_permissions(parse(xattrs[ACCESS]), mode))}
+    acl = _readable(xattrs[ACCESS])
+    if acl is None:
+        return {name: value for name, value in xattrs.items() if name != ACCESS} or None
+    return {**xattrs, ACCESS: pack(with_permissions(acl, mode))}
 
 
 def born_with(
     parent: dict[bytes, bytes] | None, mode: int, umask: int
 ) -> tuple[int, dict[bytes, bytes] | None]:
     """(mode, extended attributes) of something made with `mode` in a directory with the attributes `parent`."""
-    default = parent.get(DEFAULT) if parent else None
+    stored = parent.get(DEFAULT) if parent else None
+    default = _readable(stored) if stored is not None else None
     if stat.S_ISLNK(mode):
         return mode, None
     if default is None:
         return mode & ~umask, None
-    mode, acl = inherited(parse(default), mode)
+    mode, acl = inherited(default, mode)
     xattrs = {} if is_minimal(acl) else {ACCESS: pack(acl)}
     if stat.S_ISDIR(mode):
-        xattrs[DEFAULT] = default
+        xattrs[DEFAULT] = pack(default)
     return mode, xattrs or None
+
+
+def _readable(value: bytes) -> Acl | None:
+    """The ACL in an attribute that comes from the grid, where other clients may have put anything."""
+    try:
+        return parse(value)
+    except OSError:
+        return None

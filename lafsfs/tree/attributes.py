@@ -10,6 +10,10 @@ from lafsfs.formats.metadata import Posix
 
 DIRECTORY_SIZE = 4096
 BLOCK = 512
+TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1  # nanoseconds: 1677 to 2262
+
+
+_TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
 class Attributes(NamedTuple):
@@ -38,6 +42,11 @@ class Attributes(NamedTuple):
         return stat.S_ISLNK(self.mode)
 
 
+def bounded(time_ns: int) -> int:
+    """The nearest time that can be kept."""
+    return min(max(time_ns, TIME_MIN), TIME_MAX)
+
+
 def now() -> int:
     """The time as POSIX nanoseconds."""
     return time.time_ns()
@@ -58,6 +67,11 @@ def born_with(parent: Attributes, mode: int, gid: int) -> tuple[int, int]:
     if stat.S_ISDIR(mode):
         mode |= stat.S_ISGID
     return mode, parent.gid
+
+
+def is_mode(mode: int) -> bool:
+    """Whether this is a file type with permissions, and nothing else."""
+    return mode >> 16 == 0 and stat.S_IFMT(mode) in _TYPES
 
 
 def without_set_id(mode: int) -> int:

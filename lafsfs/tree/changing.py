@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lafsfs.errors import ReadOnlyError
 from lafsfs.tree import acl
-from lafsfs.tree.attributes import Attributes, now
+from lafsfs.tree.attributes import Attributes, bounded, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.inodes import ROOT, Inode
 
@@ -35,14 +35,17 @@ class Changing:
         self._tree = tree
 
     async def set_attributes(self, inode: Inode, new: NewAttributes) -> None:
-        """Change what `new` names; ctime is now unless given. ReadOnlyError."""
+        """Change what `new` names; ctime is now unless given. Times out of bounds become the bound. ReadOnlyError."""
         self.check(inode)
-        given = {"mtime": new.mtime, "ctime": new.ctime}
+        atime, mtime, ctime = (
+            None if time is None else bounded(time) for time in (new.atime, new.mtime, new.ctime)
+        )
+        given = {"mtime": mtime, "ctime": ctime}
         if new.size is not None:
             t = now()
             times = {key: t if value is None else value for key, value in given.items()}
             await self._tree.files.truncate(inode, new.size, **times)
-        wanted = {"uid": new.uid, "gid": new.gid, "atime": new.atime, **given}
+        wanted = {"uid": new.uid, "gid": new.gid, "atime": atime, **given}
         values = {key: value for key, value in wanted.items() if value is not None}
         if new.mode is not None:
             values["mode"] = _with_permissions(inode.attributes, new.mode)

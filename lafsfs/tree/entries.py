@@ -22,7 +22,7 @@ from lafsfs.formats.dirnode import (
     parse_metadata,
     understand,
 )
-from lafsfs.tree.attributes import Attributes, foreign_attributes, from_posix, to_posix
+from lafsfs.tree.attributes import Attributes, bounded, foreign_attributes, from_posix, is_mode, to_posix
 from lafsfs.tree.inodes import Caps, Inode
 from lafsfs.tree.options import TreeOptions
 
@@ -51,7 +51,7 @@ def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
     is_dir = _is_directory(entry.ro_uri or caps[0])
     size = content_size(caps)
     extra = _foreign(metadata)
-    if posix is None or stat.S_ISDIR(posix.mode) != is_dir:
+    if posix is None or not is_mode(posix.mode) or stat.S_ISDIR(posix.mode) != is_dir:
         times = posix_metadata.classic_times(metadata)
         ids = (options.uid, options.gid, options.umask)
         return Seen(foreign_attributes(is_dir, size or 0, times, ids), caps, None, None, None, extra)
@@ -61,7 +61,7 @@ def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
     ino, nlink = posix.ino, posix.nlink
     if posix.of is not None and posix.of != _of(caps):
         # Another client put other content under this name, and kept what it does not understand.
-        when = max(_link_time(metadata), attributes.ctime + 1)
+        when = max(_link_time(metadata), bounded(attributes.ctime + 1))
         attributes = attributes._replace(atime=when, mtime=when, ctime=when)
         if (nlink or 1) > 1:
             ino, nlink = None, None  # not the file of the other names any more
@@ -132,7 +132,7 @@ def content_size(caps: Caps) -> int | None:
     """The size that a cap itself tells; 0 for what cannot be read, None for mutable files."""
     cap = parse(caps[0] or caps[1])
     if isinstance(cap, ChkCap):
-        return cap.size
+        return min(cap.size, (1 << 63) - 1)  # anybody can write a cap; a larger size the kernel does not take
     if isinstance(cap, LiteralCap):
         return len(cap.data)
     return 0 if isinstance(cap, UnknownCap | DirCap) else None
