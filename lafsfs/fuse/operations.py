@@ -26,6 +26,7 @@ from pyfuse3 import (
 
 from lafsfs.fuse.answers import answered, entry, statvfs
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
+from lafsfs.fuse.streams import Streams
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.inodes import Inode
@@ -42,6 +43,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.tree = tree
         self._timeout = timeout
+        self._streams = Streams()
         self.enable_acl = tree.options.acl
 
     def _entry(self, inode: Inode) -> EntryAttributes:
@@ -223,22 +225,26 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        await self.tree.folder(inode)
-        self.tree.inode(inode).opens += 1
-        return inode
+        folder = await self.tree.folder(inode)
+        return self._streams.open(folder)
 
     @answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         tree = self.tree
-        directory = tree.inode(fh)
-        folder = await tree.folder(fh) if start_id == 0 else directory.folder
-        assert folder is not None
+        stream = self._streams.of(fh)
+        directory = stream.folder.inode
+        folder = stream.folder
+        if start_id == 0:
+            folder = await tree.folder(directory.ino)
+            stream.start(folder)
         if start_id < 1 and not pyfuse3.readdir_reply(token, b".", self._entry(directory), 1):
             return
         above = tree.parent_of(directory) if directory.links or directory.ino == 1 else directory
         if start_id < 2 and not pyfuse3.readdir_reply(token, b"..", self._entry(above), 2):
             return
         for cookie, name, _ in folder.after(max(start_id, 2)):
+            if cookie >= stream.end:
+                return
             inode = tree.resolve(folder, name)
             if inode is None:
                 continue
@@ -249,11 +255,8 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self.tree.sync(self.tree.inode(fh))
+        await self.tree.sync(self._streams.of(fh).folder.inode)
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
-        inode = self.tree.inodes.get(fh)
-        if inode is not None:
-            inode.opens -= 1
-            self.tree.inodes.drop_if_unused(inode)
+        self.tree.inodes.drop_if_unused(self._streams.close(fh))

@@ -61,7 +61,7 @@ class Folder:
         self.behind = False  # the newest version cannot be recovered, an older one is shown
         self.checked = float("-inf")
         self.lock = trio.Lock()
-        self._next = FIRST_COOKIE
+        self.next_cookie = FIRST_COOKIE  # of the next new name
         self._cookies: list[int] | None = None
 
     # --- names ---------------------------------------------------------------------------------------
@@ -73,9 +73,9 @@ class Folder:
         """Make `name` stand for `ino`; an existing name keeps its cookie."""
         old = self.kids.get(name)
         if old is None:
-            self.order[self._next] = name
-            self.kids[name] = (self._next, ino)
-            self._next += 1
+            self.order[self.next_cookie] = name
+            self.kids[name] = (self.next_cookie, ino)
+            self.next_cookie += 1
         else:
             self.kids[name] = (old[0], ino)
 

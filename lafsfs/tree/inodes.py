@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lafsfs.tree.attributes import Attributes
@@ -136,6 +136,7 @@ class InodeTable:
 
     def __init__(self) -> None:
         self._inodes: dict[int, Inode] = {}
+        self.dropped: Callable[[int, int], None] = lambda ino, directory: None  # told of what is forgotten
         self._last_number = (
             secrets.randbits(38) | 1 << 38
         ) << 24  # 63 bits; 16 million numbers to the next start
@@ -160,6 +161,8 @@ class InodeTable:
         if not inode.unused or self._inodes.get(inode.ino) is not inode:
             return
         del self._inodes[inode.ino]
+        if inode.links:
+            self.dropped(inode.ino, inode.links[0][0])
         for directory, _ in inode.links:
             self._release(directory)
 

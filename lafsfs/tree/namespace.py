@@ -40,9 +40,9 @@ class Namespace:
     async def lookup(self, parent: int, name: bytes) -> Inode:
         """The inode that `name` leads to; ENOENT, ENOTDIR, ENAMETOOLONG."""
         if name == b".":
-            return self._tree.inode(parent)
+            return await self._tree.measured(await self._tree.finder.find(parent))
         if name == b"..":
-            return self._tree.parent_of(self._tree.inode(parent))
+            return self._tree.parent_of(await self._tree.finder.find(parent))
         if len(name) > NAME_MAX:
             raise error(errno.ENAMETOOLONG)
         folder = await self._tree.folder(parent)

@@ -24,6 +24,7 @@ from lafsfs.tree.cap_attributes import CapAttributes, explicit
 from lafsfs.tree.changing import Changing
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
+from lafsfs.tree.finding import Finder
 from lafsfs.tree.floors import Floors
 from lafsfs.tree.hard_links import HardLinks
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
@@ -70,6 +71,8 @@ class Tree(Viewing):
         self.names = Namespace(self)
         self.changing = Changing(self)
         self.xattrs = ExtendedAttributes(self)
+        self.finder = Finder(self)
+        self.inodes.dropped = self.finder.dropped
         self.cap_attributes = CapAttributes(self)
         self._make_root(root)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +65,32 @@ def place(tree: MountedTree, request: pytest.FixtureRequest) -> Path:
         shutil.rmtree(path)
     path.mkdir()
     return path
+
+
+# LAFSFS_SPOT: a directory of another file system, to see how the tests do there.
+_GIVEN = [Path(os.environ["LAFSFS_SPOT"])] if "LAFSFS_SPOT" in os.environ else []
+_CANDIDATES = (*_GIVEN, Path("/var/tmp"), Path("/tmp"), Path.cwd())
+
+
+def _is_ext4(path: Path) -> bool:
+    command = ["stat", "-f", "-c", "%T", path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("ext")
+
+
+@pytest.fixture(params=["mount", "ext4"])
+def spot(request: pytest.FixtureRequest, tree: MountedTree) -> Iterator[Path]:
+    """An empty directory that everybody may use: in the mount, and once on a local ext4, which judges the test."""
+    if request.param == "mount":
+        path = tree.path / request.node.originalname
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir()
+        os.chmod(path, 0o777)
+        yield path
+        return
+    local = next((where for where in _CANDIDATES if where in _GIVEN or _is_ext4(where)), None)
+    if local is None:
+        pytest.skip("there is no ext4 here to compare with")
+    with tempfile.TemporaryDirectory(prefix="lafsfs-spot-", dir=local, ignore_cleanup_errors=True) as made:
+        os.chmod(made, 0o777)
+        yield Path(made)

@@ -13,6 +13,7 @@ FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 
 _AT_FDCWD = -100
+_AT_SYMLINK_FOLLOW = 0x400
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.opendir.restype = ctypes.c_void_p
 _libc.readdir64.restype = ctypes.c_void_p
@@ -37,9 +38,38 @@ def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
     _checked(_libc.fallocate64(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(size)), "fallocate")
 
 
+def link_descriptor(fd: int, new: os.PathLike[str] | bytes) -> None:
+    """linkat(2) of an open file, by the name it has in /proc."""
+    old = f"/proc/self/fd/{fd}".encode()
+    _checked(_libc.linkat(_AT_FDCWD, old, _AT_FDCWD, os.fsencode(new), _AT_SYMLINK_FOLLOW), "linkat")
+
+
 def mknod(path: os.PathLike[str] | bytes, mode: int, device: int = 0) -> None:
     """mknod(2) with the device number exactly as given."""
     os.mknod(path, mode, device)
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint), ("kind", ctypes.c_int), ("data", ctypes.c_ubyte * 128)]
+
+
+def file_handle(path: os.PathLike[str] | bytes) -> object:
+    """name_to_handle_at(2): what an NFS server remembers of a file. Symlinks are not followed."""
+    handle = _FileHandle(size=128)
+    mount = ctypes.c_int()
+    arguments = (_AT_FDCWD, os.fsencode(path), ctypes.byref(handle), ctypes.byref(mount), 0)
+    _checked(_libc.name_to_handle_at(*arguments), "name_to_handle_at")
+    return handle
+
+
+def open_handle(mount: os.PathLike[str], handle: object, flags: int) -> int:
+    """open_by_handle_at(2): a descriptor of what `file_handle` was made of, anywhere in the file system of `mount`."""
+    assert isinstance(handle, _FileHandle)
+    fd = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return _checked(_libc.open_by_handle_at(fd, ctypes.byref(handle), flags), "open_by_handle_at")
+    finally:
+        os.close(fd)
 
 
 class DirectoryStream:
