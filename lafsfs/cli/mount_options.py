@@ -102,6 +102,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "refresh": ("refresh", _seconds),
     "cache_size": ("cache_bytes", _cache_size),
     "staging_size": ("staging_limit", parse_size),
+    "staging_wait": ("staging_wait", _seconds),
     "uid": ("uid", _user),
     "gid": ("gid", _group),
     "umask": ("umask", _umask),

@@ -170,6 +170,7 @@ def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:
         publish_delay=settings.publish_delay,
         refresh=settings.refresh,
         staging_limit=settings.staging_limit,
+        staging_wait=settings.staging_wait,
         uid=defaults.uid if settings.uid is None else settings.uid,
         gid=defaults.gid if settings.gid is None else settings.gid,
         umask=settings.umask,

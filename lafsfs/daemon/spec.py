@@ -45,6 +45,7 @@ class MountSettings:
     refresh: float = 5.0
     cache_bytes: int = DEFAULT_CACHE_BYTES
     staging_limit: int | None = None
+    staging_wait: float = 30.0
     uid: int | None = None
     gid: int | None = None
     umask: int = 0o022

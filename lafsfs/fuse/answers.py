@@ -6,13 +6,14 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FUSEError
 
-from lafsfs.errors import LafsError
+from lafsfs.errors import LafsError, NoSpaceError
 from lafsfs.tree.attributes import BLOCK
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
@@ -42,7 +43,10 @@ def answered(
     async def wrapper(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         self.tree.last_request = trio.current_time()
         try:
-            return await handler(self, *args, **kwargs)
+            try:
+                return await handler(self, *args, **kwargs)
+            except NoSpaceError as problem:
+                return await self.tree.pushback.repeat(partial(handler, self, *args, **kwargs), problem)
         except FUSEError:
             raise
         except OSError as problem:

@@ -31,6 +31,7 @@ class Change:
         self._data: dict[int, bytes] = {}
         self._unfolded: set[int] = set()
         self._meta: dict[str, object | None] = {}
+        self._retires = False
         self._after: list[Callable[[], None]] = []
 
     # --- collecting ----------------------------------------------------------------------------------
@@ -89,6 +90,7 @@ class Change:
 
     def retire(self, log: StagedFile) -> None:
         """Give up a log that no row names after this change."""
+        self._retires = True
         self._after.append(partial(self._tree.staging.retire, log))
 
     def meta(self, key: str, value: object | None) -> None:
@@ -100,8 +102,11 @@ class Change:
 
     # --- committing ----------------------------------------------------------------------------------
 
-    def commit(self) -> None:
-        """Journal, then memory. NoSpaceError and JournalError leave everything as it was."""
+    def commit(self, *, freeing: bool = False) -> None:
+        """Journal, then memory. NoSpaceError and JournalError leave everything as it was.
+
+        `freeing`: it is a step of publishing, which must be possible on a full disk.
+        """
         batch = Batch()
         batch.meta.update(self._meta)
         self._spread()
@@ -109,7 +114,7 @@ class Change:
         previous = self._assign()
         try:
             self._rows(batch, pendings)
-            self._tree.journal.commit(batch, freeing=self._frees())
+            self._tree.journal.commit(batch, freeing=freeing or self._frees())
         except BaseException:
             for inode, fields in previous:
                 for field, value in fields.items():
@@ -121,7 +126,7 @@ class Change:
 
     def _frees(self) -> bool:
         """Whether unpublished content is given up: that must be possible on a full disk."""
-        return any(
+        return self._retires or any(
             inode.nlink <= 0 or fields.get("content", True) is None for inode, fields in self._fields.items()
         )
 

@@ -177,12 +177,12 @@ class Files:
     # --- writing ---------------------------------------------------------------------------------------
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """Put `data` at `offset`; on return it survives a crash of this process."""
+        """Put `data` at `offset`; on return it survives a crash of this process. NoSpaceError (see pushback.py)."""
         inode = self._handle(handle).inode
         self._tree.check_writable(inode)
         self._check_size(inode, offset + len(data))
         if not self._tree.staging.has_room(len(data)):
-            await self._wait_for_room(len(data))
+            raise NoSpaceError("the staging limit is reached, or the disk is full")
         lock = self._locks.get(inode.ino)
         if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
             self._write_now(inode, offset, data)
@@ -204,19 +204,6 @@ class Files:
         room, _ = self._tree.nodes.space()
         if size > SIZE_MAX or (room and size > room):
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-
-    async def _wait_for_room(self, count: int) -> None:
-        """At the staging limit: have things published and wait for that a while. NoSpaceError."""
-        area, publisher = self._tree.staging, self._tree.publisher
-        publisher.files.hurry()
-        try:
-            with trio.move_on_after(self._tree.options.staging_wait):
-                while not area.has_room(count):
-                    await area.freed.wait()
-                return
-            raise NoSpaceError("the staging limit is reached, and nothing could be published meanwhile")
-        finally:
-            publisher.files.relax()
 
     @asynccontextmanager
     async def changing(self, inode: Inode) -> AsyncIterator[None]:

@@ -84,7 +84,7 @@ class HardLinks:
             if inode.nlink > 1:
                 change = Change(self._tree)
                 self.add(change, inode)
-                change.commit()
+                change.commit(freeing=True)
 
     async def prepare(self) -> None:
         """Make the hidden directory if it is missing and can be made."""
@@ -117,7 +117,7 @@ class HardLinks:
         for name in list(folder.kids):
             change.point(folder, name, None)
         change.count_links(folder.inode, -folder.inode.nlink)
-        change.commit()
+        change.commit(freeing=True)
         self._kept = None
         folder.inode.opens -= 1
         table.drop_if_unused(folder.inode)

@@ -7,8 +7,8 @@ the disk when `sync` returns (syncing.py says when that is). WAL mode with `sync
 only at checkpoints, which run in a worker thread on a connection of their own.
 
 Two small files beside it: `journal.mark` holds a number that the journal held when it was last synced, so that a log
-of which the end was lost is noticed; `journal.reserve` is space that is given back when a full disk keeps the
-publisher from writing down what it finished.
+of which the end was lost is noticed; `journal.reserve` is space that is given up when a full disk keeps the
+publisher from writing down what it finished. Until it can be had again, nothing but the publisher may take space.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.database import connect, open_database, translated
 from lafsfs.tree.sealing import Sealer, subkey
 
-CHECKPOINT_BYTES = 16 << 20
-RESERVE_BYTES = 1 << 20
+CHECKPOINT_BYTES = 4 << 20
+# A checkpoint may lengthen the database by as much as the log holds: with the reserve it can always be finished.
+RESERVE_BYTES = 4 << 20
+LOW_SPACE = 16 << 20  # with less than this, a log of LOW_LOG bytes is checkpointed at once
+LOW_LOG = 1 << 20
+LONG_LOG = 32 << 20  # a log that grows while it is checkpointed is ended at this size
+HOLLOW_BYTES = 16 << 20  # so much empty space in a database with next to no rows is given back
+_LOOK_EVERY = 16  # commits between two looks at the space
 _GENERATION = "generation"
 
 
@@ -64,11 +70,17 @@ class Journal:
         self._last_edge = 0
         self._mark_path = path.with_suffix(".mark")
         self._reserve_path = path.with_suffix(".reserve")
+        self._commits = 0
+        self._starved = False  # the disk is so full that the reserve is gone
         self._wal = -1
         self._mark = -1
         self.dirty = True  # whether something was committed since `sync` began
         self.on_commit: Callable[[], None] = _nothing
-        self._db, self.broken = open_database(path)  # broken: what could not be read back
+        try:
+            self._db, self.broken = open_database(path)  # broken: what could not be read back
+        except NoSpaceError:
+            self._reserve_path.unlink(missing_ok=True)
+            self._db, self.broken = open_database(path)
         crash_point("journal.open")
         self._generation = self._check_generation()
         self._keep_reserve()
@@ -165,11 +177,16 @@ class Journal:
         `freeing`: this commit leads to space being given back, so that it may use the reserve.
         """
         try:
+            if self._starved and not freeing:
+                raise NoSpaceError("the local disk is full")
             self._commit(batch)
         except NoSpaceError:
             self._make_room(freeing)
             self._commit(batch)
         crash_point("journal.commit")
+        self._commits += 1
+        if self._commits % _LOOK_EVERY == 0:
+            self._mind_space()
         self.dirty = True
         self.on_commit()
 
@@ -194,25 +211,40 @@ class Journal:
             if edge is None:
                 self._edge_ids.pop(key, None)
 
+    def _mind_space(self) -> None:
+        """Keep the log short while there is little space: it could not be moved into the database later."""
+        space = os.statvfs(self._path.parent)
+        if space.f_bavail * space.f_frsize < LOW_SPACE and os.stat(f"{self._path}-wal").st_size > LOW_LOG:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("pragma wal_checkpoint(truncate)")
+
     def _make_room(self, freeing: bool) -> None:
-        """The disk is full: a checkpointed log can be written from its beginning again."""
-        if freeing:
-            self._reserve_path.unlink(missing_ok=True)
+        """The disk is full: a checkpointed log takes less. That may need the reserve for a moment. NoSpaceError."""
+        self._reserve_path.unlink(missing_ok=True)
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("pragma wal_checkpoint(truncate)")
+            self._shrink(LOW_LOG)
+        if not freeing and not self._keep_reserve():
+            raise NoSpaceError("the local disk is full")
 
-    def _keep_reserve(self) -> None:
-        """Take the reserve (again), if the disk has so much."""
-        with contextlib.suppress(OSError):
-            if self._reserve_path.exists() and self._reserve_path.stat().st_size >= RESERVE_BYTES:
-                return
+    def starved(self) -> bool:
+        """Whether the disk has no space for anything but publishing. In any thread."""
+        return self._starved and not self._keep_reserve()
+
+    def _keep_reserve(self) -> bool:
+        """Take the reserve (again); False if the disk has not so much."""
+        try:
             number = os.open(self._reserve_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(number, 0, RESERVE_BYTES)
-            except OSError:
-                self._reserve_path.unlink()
+                if os.fstat(number).st_blocks * 512 < RESERVE_BYTES:
+                    os.posix_fallocate(number, 0, RESERVE_BYTES)
             finally:
                 os.close(number)
+            self._starved = False
+        except OSError:
+            self._reserve_path.unlink(missing_ok=True)
+            self._starved = True
+        return not self._starved
 
     def _write(self, batch: Batch, new_edges: dict[tuple[int, bytes], int]) -> None:
         db, seal = self._db, self._sealer.seal
@@ -280,9 +312,28 @@ class Journal:
                 with contextlib.closing(connect(self._path)) as own:
                     own.execute("pragma wal_checkpoint(passive)")
                 crash_point("journal.checkpoint")
-            self._keep_reserve()
         except (OSError, sqlite3.Error) as problem:
             raise translated(problem) from None
+
+    def tidy(self) -> None:
+        """What `checkpoint_if_large` must leave to the loop's thread: end a log that grew meanwhile, take the reserve
+        again, give back the space of a database that was emptied.
+        """
+        with contextlib.suppress(sqlite3.Error, FileNotFoundError):  # a full disk: later
+            if os.stat(f"{self._path}-wal").st_size > LONG_LOG:
+                self._db.execute("pragma wal_checkpoint(truncate)")
+            self._keep_reserve()
+            self._shrink(HOLLOW_BYTES)
+
+    def _shrink(self, least: int) -> None:
+        """Give back the space of a database that has next to no rows, if it is at least so much. sqlite3.Error."""
+        size, pages, free = (
+            self._db.execute(f"pragma {name}").fetchone()[0]
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        if free * size > least and (pages - free) * size < HOLLOW_BYTES // 16:
+            self._db.execute("vacuum")
+            self._db.execute("pragma wal_checkpoint(truncate)")
 
     def close(self) -> None:
         """Everything committed is on the disk on return."""

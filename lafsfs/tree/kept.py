@@ -6,6 +6,7 @@ Sealed like all local state, bounded, and not needed for anything else: losing t
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -20,6 +21,7 @@ from lafsfs.errors import FormatError, JournalError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Directory, Snapshot, pack
 from lafsfs.transfer.servermap import Version
+from lafsfs.tree.journal import LOW_SPACE
 from lafsfs.tree.sealing import Sealer, subkey
 
 if TYPE_CHECKING:
@@ -98,7 +100,10 @@ class KeptDirectories:
             self._used = None
 
     def _make_room(self, count: int) -> None:
-        """Give up what was not written for the longest time."""
+        """Give up what was not written for the longest time. OSError when the disk has little space for others."""
+        space = os.statvfs(self._directory)
+        if space.f_bavail * space.f_frsize < LOW_SPACE + 2 * count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._used is not None and self._used + count <= self._limit:
             self._used += count
             return

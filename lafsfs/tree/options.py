@@ -21,8 +21,8 @@ class TreeOptions:
     bytes of unpublished content kept on the local disk (None: the disk is the limit). `label` names this mount in
     conflict copies. `new_files` is what files become that are new on the grid (new_files.py).
     `directory_wait` is how long a directory waits for children that are still uploading before it is published
-    without them. `staging_wait` is how long a writer waits at the staging limit before it gets ENOSPC, `sync_wait` how
-    long fsync=grid waits for the grid before it gets ETIMEDOUT.
+    without them. `staging_wait` is how long a writer waits at the staging limit, or on a full disk, before it gets
+    ENOSPC, `sync_wait` how long fsync=grid waits for the grid before it gets ETIMEDOUT.
     """
 
     read_only: bool = False

@@ -125,7 +125,7 @@ class DirectoryPublisher:
         crash_point("directory.created")
         change = Change(self._tree)
         change.caps(folder.inode, (node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
-        change.commit()
+        change.commit(freeing=True)
         self._done(folder, sent)
 
     # --- a known one -------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class DirectoryPublisher:
             inode = copy
         change.point(folder, other, inode)
         change.point(folder, name, None)
-        change.commit()
+        change.commit(freeing=True)
         crash_point("directory.conflict")
         self._let_theirs_stand(folder, name)
         self._tree.conflicts.append(self._tree.path_of(inode))
@@ -360,7 +360,7 @@ class DirectoryPublisher:
         if inode.stored and inode.ino != ROOT and inode.pending == 0 and _is_settled(inode):
             batch = Batch()
             batch.objects[inode.ino] = None
-            self._tree.journal.commit(batch)
+            self._tree.journal.commit(batch, freeing=True)
             inode.stored = False
             self._tree.inodes.drop_if_unused(inode)
 

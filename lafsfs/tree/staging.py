@@ -18,7 +18,7 @@ import itertools
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trio
@@ -59,6 +59,7 @@ class StagingArea:
         self.synced_lately: set[StagedFile] = set()
         self.retired: list[StagedFile] = []
         self.freed = trio.Event()  # replaced whenever space is given back
+        self.starved: Callable[[], bool] = _never  # whether the disk has no space for anything but publishing
         self._key = key
         self._accounts = threading.Lock()  # appending may happen in worker threads
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,13 +93,15 @@ class StagingArea:
 
     def has_room(self, count: int) -> bool:
         """Whether `count` more bytes of content stay within the limit."""
-        return self.limit is None or self.used + self.inline_used + count <= self.limit
+        return not self.starved() and (
+            self.limit is None or self.used + self.inline_used + count <= self.limit
+        )
 
     def reserve(self, count: int) -> None:
         """Account for `count` more bytes; NoSpaceError at the limit."""
         with self._accounts:
             if not self.has_room(count):
-                raise NoSpaceError("the staging limit is reached; content waits to be published")
+                raise NoSpaceError("the staging limit is reached, or the disk is full")
             self.used += count
 
     def release(self, count: int) -> None:
@@ -388,3 +391,8 @@ class StagedSnapshot:
         self.size = size
         self.base_limit = base_limit
         self.extents = extents
+
+
+def _never() -> bool:
+    """The disk has space."""
+    return False

@@ -77,6 +77,7 @@ class Syncer:
             try:
                 await self.sync_all()
                 await trio.to_thread.run_sync(self._journal.checkpoint_if_large)
+                self._journal.tidy()
                 self.failure = ""
             except (OSError, LafsError) as problem:
                 if not self.failure:

@@ -33,6 +33,7 @@ from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.publisher import Publisher
+from lafsfs.tree.pushback import Pushback
 from lafsfs.tree.recovery import recover
 from lafsfs.tree.sealing import state_key, subkey
 from lafsfs.tree.staging import StagingArea
@@ -65,6 +66,7 @@ class Tree(Viewing):
         self.kept = KeptDirectories(state_dir / "seen", key)
         self.floors = Floors(self.journal, subkey(key, b"floors"), nodes.floors)
         self.syncer = Syncer(self.journal, self.staging)
+        self.staging.starved = self.journal.starved
         self.hard_links = HardLinks(self)
         self.publisher = Publisher(self)
         self.files = Files(self)
@@ -74,6 +76,7 @@ class Tree(Viewing):
         self.finder = Finder(self)
         self.inodes.dropped = self.finder.dropped
         self.cap_attributes = CapAttributes(self)
+        self.pushback = Pushback(self)
         self._make_root(root)
 
     def _make_root(self, root: DirCap) -> None:

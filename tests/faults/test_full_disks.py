@@ -26,7 +26,7 @@ def _fill_with_one(path: Path) -> None:
 
 
 def _fill_with_many(directory: Path) -> None:
-    for number in range(40):
+    for number in range(24):
         (directory / f"many {number}").write_bytes(os.urandom(1_000_000))
 
 
@@ -34,18 +34,24 @@ def test_the_disk_with_the_local_state_is_full(home: LafsfsHome) -> None:
     home.create()
     content = os.urandom(500_000)
     with small_disk(home.path / "state", 16):
-        tree = home.mount("home:", "-o", "publish_delay=3600")
+        tree = home.mount("home:", "-o", "publish_delay=3600,staging_wait=0.5")
         (tree.path / "before").write_bytes(content)
+        home.lafsfs("grid", "server", "stop")
         with pytest.raises(OSError, match=NO_SPACE):
             _fill_with_one(tree.path / "too large")
+        (tree.path / "too large").unlink()  # what is not wanted any more makes room
         with pytest.raises(OSError, match=NO_SPACE):
             _fill_with_many(tree.path)
         assert (tree.path / "before").read_bytes() == content
-        # What is not wanted any more makes room; what was taken on goes to the grid, with its disk full.
-        (tree.path / "too large").unlink()
+        # What was taken on goes to the grid, with the disk full.
         complete = [p for p in tree.path.iterdir() if p.name != "before" and p.stat().st_size == 1_000_000]
         expected = {path.name: path.read_bytes() for path in complete}
-        home.lafsfs("flush", str(tree.path))
+        assert len(expected) > 5
+        home.lafsfs("grid", "server", "start")
+        tree.unmount()
+        tree = home.mount("home:", "-o", "publish_delay=3600")
+        (tree.path / "more").mkdir()
+        _fill_with_many(tree.path / "more")  # than the disk holds: the writer waits for the publisher
         (tree.path / "after").write_bytes(content[::-1])
         tree.unmount()
     home.forget()
@@ -53,6 +59,7 @@ def test_the_disk_with_the_local_state_is_full(home: LafsfsHome) -> None:
         assert (tree.path / "before").read_bytes() == content
         assert (tree.path / "after").read_bytes() == content[::-1]
         assert {name: (tree.path / name).read_bytes() for name in expected} == expected
+        assert sum(path.stat().st_size for path in (tree.path / "more").iterdir()) == 24_000_000
 
 
 def test_the_cache_disk_is_full(home: LafsfsHome) -> None:

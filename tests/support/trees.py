@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ class Files:
     async def make(self, path: str | bytes, mode: int, target: bytes = b"", rdev: int = 0) -> Inode:
         parent, name = await self._above(path)
         with errno_of_lafs():
-            inode = await self.tree.names.create(parent.ino, name, mode, OWNER, target=target, rdev=rdev)
+            inode = await self.tree.pushback.patiently(
+                lambda: self.tree.names.create(parent.ino, name, mode, OWNER, target=target, rdev=rdev)
+            )
         inode.lookups += 1
         self._lookups[inode.ino] += 1
         return inode
@@ -180,7 +183,8 @@ class Files:
 
     async def pwrite(self, handle: int, data: bytes, offset: int) -> None:
         with errno_of_lafs():
-            assert await self.tree.files.write(handle, offset, data) == len(data)
+            write = partial(self.tree.files.write, handle, offset, data)
+            assert await self.tree.pushback.patiently(write) == len(data)
 
     async def pread(self, handle: int, size: int, offset: int) -> bytes:
         with errno_of_lafs():
