@@ -11,7 +11,7 @@ from lafsfs.errors import LafsError
 from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.servers import Grid
 
-_LIMIT = 64 << 20
+_LIMIT = 32 << 20
 
 Key = tuple[bytes, int]
 """(UEB hash, segment number): the UEB hash pins the ciphertext."""
@@ -27,7 +27,7 @@ class Fetch:
 
 
 class SegmentMemory:
-    """Segments used last, 64 MiB of them, and the fetches under way."""
+    """Segments used last, 32 MiB of them, and the fetches under way."""
 
     def __init__(self, limit: int = _LIMIT) -> None:
         self.fetching: dict[Key, Fetch] = {}
