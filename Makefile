@@ -16,8 +16,9 @@ PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 SEED ?= 1
 ROUNDS ?= 200
+BENCH_OUT ?= build/bench
 
-.PHONY: help install lock check format test interop scenario vectors crash posix pjdfstest bench demo stop clean
+.PHONY: help install lock check format test interop scenario vectors crash posix pjdfstest bench plots demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,9 +31,12 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 lock: install ## resolve the dependencies of pyproject.toml again
-	cd contrib && CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/pip-compile --upgrade --quiet --generate-hashes --all-extras --strip-extras \
+	cd contrib && CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/pip-compile --upgrade --quiet --generate-hashes --extra dev --strip-extras \
 	    --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	    --output-file requirements.lock ../pyproject.toml
+	cd contrib && CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/pip-compile --upgrade --quiet --generate-hashes --extra bench --strip-extras \
+	    --constraint requirements.lock --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --output-file requirements-bench.lock ../pyproject.toml
 
 check: install ## formatting, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -69,8 +73,12 @@ pjdfstest: install ## a built checkout of pjdfstest, as root: PJDFSTEST=DIR
 	@test -n "$(PJDFSTEST)" || { echo 'usage: make pjdfstest PJDFSTEST=DIR (a built checkout of github.com/pjd/pjdfstest)' >&2; exit 2; }
 	$(BIN)/python -m tests.suites.pjdfstest "$(PJDFSTEST)" $(PJDFSTEST_ARGS)
 
-bench: install ## small operations, a big file, and the time until it is on the grid (BENCH_ARGS="--against DIR")
-	$(BIN)/python -m tests.bench.storm $(BENCH_ARGS)
+bench: install ## speed against a floor and against others: BENCH_ARGS="--quick", "--help"
+	$(BIN)/python -m tests.bench --out $(BENCH_OUT) $(BENCH_ARGS)
+
+plots: install ## pictures of the last `make bench` (installs matplotlib into .venv)
+	$(BIN)/pip install --quiet --require-hashes -r contrib/requirements-bench.lock
+	$(BIN)/python -m tests.bench.plots $(BENCH_OUT)
 
 demo: install ## a mounted tree at ./mnt to play with
 	@sh contrib/demo/demo.sh

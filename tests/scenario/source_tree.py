@@ -22,21 +22,24 @@ def source_archive(directory: Path) -> Path:
     named = os.environ.get("LAFSFS_SCENARIO_TAR")
     if named:
         return Path(named).absolute()
-    library = Path(sysconfig.get_path("stdlib"))
     archive = directory / "library.tar"
     with tarfile.open(archive, "w") as tar:
-        for path in islice(_library_files(library), FILES):
-            tar.add(path, Path("library") / path.relative_to(library), recursive=False)
+        for path, name in islice(library_files(), FILES):
+            tar.add(path, name, recursive=False)
         link = tarfile.TarInfo("library/linked.py")
         link.type, link.linkname = tarfile.SYMTYPE, "os.py"
         tar.addfile(link)
     return archive
 
 
-def _library_files(library: Path) -> Iterator[Path]:
+def library_files() -> Iterator[tuple[Path, Path]]:
+    """Files of Python's own library, and their names in an archive."""
+    library = Path(sysconfig.get_path("stdlib"))
     for directory, directories, names in os.walk(library):
         directories[:] = sorted(set(directories) - {"site-packages"})
-        yield from (Path(directory) / name for name in sorted(names))
+        for name in sorted(names):
+            path = Path(directory) / name
+            yield path, Path("library") / path.relative_to(library)
 
 
 def details(top: Path, *, without: tuple[str, ...] = ()) -> dict[str, Details]:

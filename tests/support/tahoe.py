@@ -40,14 +40,24 @@ TURN_SECONDS = 0.05
 """Length of one turn of a wait that has a deadline."""
 
 
-def tahoe_program() -> str:
-    """The `tahoe` command. The test fails, not skips, when there is none: it was asked for by its marker."""
+def _find_program() -> Path | None:
     root = Path(__file__).parent.parent.parent
     named = os.environ.get("LAFSFS_TAHOE_VENV")
-    for venv in [Path(named)] if named else [Path("/opt/tahoe"), root / ".tahoe-venv"]:
-        if (venv / "bin" / "tahoe").exists():
-            return str(venv / "bin" / "tahoe")
-    pytest.fail("no Tahoe-LAFS 1.20 found; set LAFSFS_TAHOE_VENV to its venv")
+    venvs = [Path(named)] if named else [Path("/opt/tahoe"), root / ".tahoe-venv"]
+    return next((v / "bin" / "tahoe" for v in venvs if (v / "bin" / "tahoe").exists()), None)
+
+
+def is_installed() -> bool:
+    """Whether there is a Tahoe-LAFS to work with."""
+    return _find_program() is not None
+
+
+def tahoe_program() -> str:
+    """The `tahoe` command. The test fails, not skips, when there is none: it was asked for by its marker."""
+    program = _find_program()
+    if program is None:
+        pytest.fail("no Tahoe-LAFS 1.20 found; set LAFSFS_TAHOE_VENV to its venv")
+    return str(program)
 
 
 def free_port() -> int:
