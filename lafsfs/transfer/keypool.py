@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import trio
@@ -25,6 +27,8 @@ _SUFFIX = ".key"
 _ABOUT = b"lafsfs key pool v1"
 _NONCE = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 _MAX_FILE = 1 << 16
+_WHILE_WAITED_FOR, _FOR_STOCK = 5, 19
+"""Niceness of the threads that make keys (0.06 s of a core each): programs at work on the tree come first."""
 
 
 class KeyPool:
@@ -42,8 +46,8 @@ class KeyPool:
         self._target = target
         self._memory: list[rsa.SigningKey] = []
         self._taken = trio.Event()
-        # One key at a time: making them must not slow down what is waited for.
-        self._limiter = trio.CapacityLimiter(1)
+        self._stockers = _quiet_threads(1, _FOR_STOCK)
+        self._makers = _quiet_threads(os.cpu_count() or 1, _WHILE_WAITED_FOR)
 
     async def take(self) -> rsa.SigningKey:
         """A key that nobody else has or will get: from stock, else generated now."""
@@ -55,7 +59,7 @@ class KeyPool:
         self._taken = trio.Event()
         if key is not None:
             return key
-        return await trio.to_thread.run_sync(rsa.SigningKey.generate)
+        return await _generate(self._makers)
 
     async def fill(self, idle: Callable[[], Awaitable[None]] | None = None) -> None:
         """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there.
@@ -67,8 +71,7 @@ class KeyPool:
             while await self._stock() < self._target:
                 if idle is not None:
                     await idle()
-                key = await trio.to_thread.run_sync(rsa.SigningKey.generate, limiter=self._limiter)
-                await self._put(key)
+                await self._put(await _generate(self._stockers))
             await taken.wait()
 
     async def stock(self) -> int:
@@ -142,6 +145,22 @@ class KeyPool:
         except (CryptoError, FormatError, ValueError, TypeError):
             log.warning("a damaged key was dropped from the pool")
             return None
+
+
+def _quiet_threads(count: int, niceness: int) -> ThreadPoolExecutor:
+    """Threads of their own, for without privilege a thread cannot take its niceness back."""
+
+    def lower() -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        except OSError as error:
+            log.info("keys are made at ordinary priority: %s", error)
+
+    return ThreadPoolExecutor(count, "lafsfs-keys", lower)
+
+
+async def _generate(threads: ThreadPoolExecutor) -> rsa.SigningKey:
+    return await trio.to_thread.run_sync(threads.submit(rsa.SigningKey.generate).result)
 
 
 def _sync(directory: Path) -> None:
