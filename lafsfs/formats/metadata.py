@@ -129,14 +129,24 @@ def stored_name(raw: bytes, taken: Callable[[str], bool]) -> tuple[str, bytes | 
     A name that is UTF-8 in NFC and free is stored as it is. Any other is made valid, bytes that are no UTF-8
     written as %XX, and unique by a suffix `~2`, `~3` …; `taken` tells which stored names exist.
     """
-    text = raw.decode("utf-8", "surrogateescape")
-    readable = re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
-    base = unicodedata.normalize("NFC", readable)
+    base = _readable(raw)
     name, number = base, 2
     while taken(name):
         name = f"{base}~{number}"
         number += 1
     return (name, None) if name.encode("utf-8") == raw else (name, raw)
+
+
+def stands_for(stored: str, raw: bytes) -> bool:
+    """Whether `stored_name` can have given `stored` for `raw`. Not so when another client renamed the entry."""
+    base = _readable(raw)
+    return stored.startswith(base) and re.fullmatch("(~[0-9]+)?", stored[len(base) :]) is not None
+
+
+def _readable(raw: bytes) -> str:
+    text = raw.decode("utf-8", "surrogateescape")
+    readable = re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+    return unicodedata.normalize("NFC", readable)
 
 
 def _number(key: str, value: object) -> int | None:

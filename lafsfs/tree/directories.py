@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import chain, count
 from typing import NamedTuple
 
 import trio
@@ -134,7 +135,7 @@ class Folder:
             except UnicodeDecodeError:
                 return None
         raw = self.snapshot.packed.raw(stored)
-        if raw is not None and name not in self.stored_names and _own_name(raw) is not None:
+        if raw is not None and name not in self.stored_names and _own_name(stored, raw) is not None:
             return None  # that entry is shown under another name
         return raw
 
@@ -170,35 +171,35 @@ class Folder:
 
     def _shown_name(self, stored: str, raw: bytes, seen: set[bytes]) -> bytes:
         """What an entry is called here: never as one of those `seen` before it."""
-        name = _own_name(raw)
-        plain = stored.encode()
-        if name is None:
-            name = plain if _addressable(plain) else _substitute(stored)
-        elif not _addressable(name):
-            name = _substitute(stored)
-        if name in seen or self.stored_names.get(name, stored) != stored:
-            name = plain if plain not in seen and plain not in self.stored_names else _substitute(stored)
-        if name != plain:
+        plain, own = stored.encode(), _own_name(stored, raw)
+        wanted = (plain,) if own is None else (own, plain)
+        name = next(
+            name
+            for name in chain(wanted, (_substitute(stored, number) for number in count()))
+            if _addressable(name) and name not in seen and self.stored_names.get(name, stored) == stored
+        )
+        if name != plain or own is not None:
             self.stored_names[name] = stored
         return name
 
 
-def _own_name(raw: bytes) -> bytes | None:
-    """The name that an entry is shown under, if its metadata tell one."""
-    if b'"name": "' not in raw:  # most have none: do not decode them
+def _own_name(stored: str, raw: bytes) -> bytes | None:
+    """The name that an entry is to be shown under, if its metadata tell one that fits its stored name."""
+    if b'"name"' not in raw:  # most have none: do not decode them
         return None
     try:
-        return posix_metadata.decode(parse_metadata(Entry.parse(raw).metadata))[1]
+        name = posix_metadata.decode(parse_metadata(Entry.parse(raw).metadata))[1]
     except FormatError:
         return None
+    return name if name is not None and posix_metadata.stands_for(stored, name) else None
 
 
 def _addressable(name: bytes) -> bool:
     return 0 < len(name) <= NAME_MAX and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
-def _substitute(stored: str) -> bytes:
-    """A name that the kernel can use for one that it cannot."""
-    mark = hashlib.blake2b(stored.encode(), digest_size=4).hexdigest().encode()
+def _substitute(stored: str, number: int) -> bytes:
+    """A name that the kernel can use for one that it cannot; one of many."""
+    mark = hashlib.blake2b(stored.encode(), digest_size=4, salt=b"%d" % number).hexdigest().encode()
     clean = stored.replace("/", "∕").replace("\0", "␀").encode()[:200]
     return clean.decode(errors="ignore").encode() + b"~" + mark

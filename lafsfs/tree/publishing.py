@@ -56,7 +56,7 @@ class DirectoryPublisher:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._reach = Reachability(tree)
+        self._reach = Reachability(tree.inodes, tree.hard_links)
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
         """Put what is ready of `folder` on the grid.

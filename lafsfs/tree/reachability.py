@@ -14,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from lafsfs.tree.directories import Folder, Pending
+from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, Link
 
 if TYPE_CHECKING:
-    from lafsfs.tree.tree import Tree
+    from lafsfs.tree.hard_links import HardLinks
 
 
 class Reachability:
     """Answers from what is in memory: everything that differs from the grid is."""
 
-    def __init__(self, tree: Tree) -> None:
-        self._inodes = tree.inodes
-        self._hard_links = tree.hard_links
+    def __init__(self, inodes: InodeTable, hard_links: HardLinks) -> None:
+        self._inodes = inodes
+        self._hard_links = hard_links
 
     def reachable(
         self, inode: Inode, without: frozenset[Link] = frozenset(), adding: Collection[Link] = ()
@@ -35,23 +35,28 @@ class Reachability:
 
         `adding` are names that count as published.
         """
-        if inode.ino == ROOT:
-            return True
-        links = list(self._hard_links.names(inode))
-        if not links:
-            # Recovered, and not looked up since, or its other names were not: not pending, so the grid has them.
-            return inode.nlink > 0 and (inode.hint is not None or self._hard_links.has_anchor(inode))
-        for link in links:
-            if link in without:
-                continue
-            parent = self._inodes.get(link[0])
-            if parent is None or parent.folder is None:
-                return True  # its directory is not even loaded: nothing of it is pending
-            pending = parent.folder.pending.get(link[1])
-            if pending is not None and pending.base_ino != inode.ino and link not in adding:
-                continue
-            if self.reachable(parent, without | {link}, adding):
+        seen: set[int] = set()
+        left = [inode]
+        while left:
+            here = left.pop()
+            if here.ino == ROOT:
                 return True
+            if here.ino in seen:
+                continue
+            seen.add(here.ino)
+            links = list(self._hard_links.names(here))
+            # Recovered, and not looked up since, or its other names were not: not pending, so the grid has them.
+            if not links and here.nlink > 0 and (here.hint is not None or self._hard_links.has_anchor(here)):
+                return True
+            for link in links:
+                if link in without:
+                    continue
+                parent = self._inodes.get(link[0])
+                if parent is None or parent.folder is None:
+                    return True  # its directory is not even loaded: nothing of it is pending
+                pending = parent.folder.pending.get(link[1])
+                if pending is None or pending.base_ino == here.ino or link in adding:
+                    left.append(parent)
         return False
 
     def ready(self, folder: Folder, added: set[bytes]) -> list[bytes]:
@@ -97,24 +102,35 @@ class Reachability:
 
 def moved_out(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:
     """Objects that live on elsewhere, but that the grid still has somewhere in a removed directory."""
-    for old in _were_in(inodes, directory):
-        if old.nlink > 0:
-            yield old
-        else:
-            yield from moved_out(inodes, old)
+    for removed in _removed_below(inodes, directory):
+        for old in _were_in(inodes, removed):
+            if old.nlink > 0:
+                yield old
 
 
 def removed_below(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:
     """A removed directory, and the removed ones that the grid still has in it."""
-    yield directory
-    for old in _were_in(inodes, directory):
-        if old.nlink <= 0 and old.is_dir:
-            yield from removed_below(inodes, old)
+    return (
+        removed for removed in _removed_below(inodes, directory) if removed is directory or removed.is_dir
+    )
+
+
+def _removed_below(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:
+    """Each once, however deep they are: on the grid, directories that were moved may still contain each other."""
+    seen: set[int] = set()
+    left = [directory]
+    while left:
+        here = left.pop()
+        if here.ino not in seen:
+            seen.add(here.ino)
+            yield here
+            left += (old for old in _were_in(inodes, here) if old.nlink <= 0)
 
 
 def _were_in(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:
-    pendings: Collection[Pending] = directory.folder.pending.values() if directory.folder is not None else ()
-    for pending in list(pendings):
+    if directory.folder is None:
+        return
+    for pending in list(directory.folder.pending.values()):
         old = inodes.get(pending.base_ino) if pending.base_ino is not None else None
         if old is not None:
             yield old
