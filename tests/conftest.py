@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -14,6 +14,26 @@ from tests.support.storage import StorageServer
 def pytest_sessionstart() -> None:
     """What a killed test run left mounted or running goes first."""
     clean_leftovers()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure whose text holds raw file names (surrogates) could not be sent from a process of the run."""
+    report = yield
+    if report.failed and not _sendable(report.longreprtext):
+        report.longrepr = _without_surrogates(report.longreprtext)
+    report.sections = [
+        (_without_surrogates(title), _without_surrogates(text)) for title, text in report.sections
+    ]
+    return report
+
+
+def _sendable(text: str) -> bool:
+    return _without_surrogates(text) == text
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 @pytest.fixture
