@@ -35,7 +35,10 @@ class Changing:
         self._tree = tree
 
     async def set_attributes(self, inode: Inode, new: NewAttributes) -> None:
-        """Change what `new` names; ctime is now unless given. Times out of bounds become the bound. ReadOnlyError."""
+        """Change what `new` names (chown may name nothing); ctime is now unless given.
+
+        Times out of bounds become the bound. ReadOnlyError.
+        """
         self.check(inode)
         atime, mtime, ctime = (
             None if time is None else bounded(time) for time in (new.atime, new.mtime, new.ctime)
@@ -49,7 +52,7 @@ class Changing:
         values = {key: value for key, value in wanted.items() if value is not None}
         if new.mode is not None:
             values["mode"] = _with_permissions(inode.attributes, new.mode)
-        if not values:
+        if not values and new.size is not None:
             return
         values.setdefault("ctime", now())
         change = Change(self._tree)
