@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 LIMIT = 128 << 20  # bytes of all kept directories of a root
 LARGEST = 32 << 20  # a larger directory is not kept
+_AROUND = 200  # bytes of a record beside the directory itself
 EVERY = 5.0  # seconds between two looks at what changed
 
 
@@ -53,6 +54,8 @@ class KeptDirectories:
         self._names = subkey(key, b"directory names")
         self._changed: set[Folder] = set()
         self._used: int | None = None
+        self._writing = trio.CapacityLimiter(1)
+        self._newest: dict[str, int] = {}  # file -> sequence number written since the start
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- keeping ---------------------------------------------------------------------------------------
@@ -78,11 +81,15 @@ class KeptDirectories:
         """Write down what the grid holds now. What the journal forgets after this is found here."""
         data = await pack(snapshot.packed)
         cap = node.cap.read_cap().to_bytes()
-        await trio.to_thread.run_sync(self._save, cap, snapshot.version, data)
+        await trio.to_thread.run_sync(self._save, cap, snapshot.version, data, limiter=self._writing)
 
     def _save(self, cap: bytes, version: Version, data: bytes) -> None:
+        """One at a time; of two that overtook each other the newer stays."""
         path = self._path(cap)
-        if len(data) > LARGEST:
+        if version.seqnum < self._newest.get(path.name, 0):
+            return
+        self._newest[path.name] = version.seqnum
+        if len(data) > min(LARGEST, self._limit - _AROUND):
             path.unlink(missing_ok=True)
             return
         record = cbor2.dumps([version.seqnum, version.root_hash, version.size, time.time(), data])
