@@ -37,10 +37,6 @@ class Attributes(NamedTuple):
     def is_regular(self) -> bool:
         return stat.S_ISREG(self.mode)
 
-    @property
-    def is_symlink(self) -> bool:
-        return stat.S_ISLNK(self.mode)
-
 
 def bounded(time_ns: int) -> int:
     """The nearest time that can be kept."""

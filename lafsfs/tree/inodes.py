@@ -201,8 +201,8 @@ class InodeTable:
                 return self._last_number
 
 
-def derived_number(directory: int, name: bytes, salt: bytes = b"") -> int:
+def derived_number(directory: int, name: bytes) -> int:
     """The inode number of an entry that carries none: the same on every mount as long as it keeps its place."""
-    key = directory.to_bytes(8, "big") + salt
+    key = directory.to_bytes(8, "big")
     digest = hashlib.blake2b(name, key=key, digest_size=8, person=b"lafsfs inode").digest()
     return max(int.from_bytes(digest, "big") >> 1, ROOT + 1)

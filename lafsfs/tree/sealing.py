@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lafsfs.errors import JournalError
-from lafsfs.formats import base32, hashing
+from lafsfs.formats import hashing
 from lafsfs.formats.caps import DirCap
 
 NONCE = 12
@@ -24,11 +24,6 @@ OVERHEAD = NONCE + TAG
 def state_key(root: DirCap) -> bytes:
     """The 32-byte key of all local state of one root, derived from its cap."""
     return hashing.tagged(b"lafsfs_local_state_key_v1", root.to_bytes(), 32)
-
-
-def state_id(root: DirCap) -> str:
-    """A name for the state directory of one root: 26 characters that reveal neither cap nor storage index."""
-    return base32.encode(hashing.tagged(b"lafsfs_local_state_directory_v1", root.to_bytes(), 16))
 
 
 def subkey(key: bytes, purpose: bytes) -> bytes:

@@ -106,6 +106,7 @@ class Syncer:
             await trio.to_thread.run_sync(partial(self._journal.sync, generation))
         except BaseException:
             self._staging.retired += retired
+            self._journal.dirty = True
             raise
         for staged in retired:
             crash_point("staging.remove")

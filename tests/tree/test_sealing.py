@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lafsfs.errors import JournalError
 from lafsfs.formats.caps import DirCap, MutableReadCap, MutableWriteCap
-from lafsfs.tree.sealing import OVERHEAD, Sealer, state_id, state_key, subkey
+from lafsfs.tree.sealing import OVERHEAD, Sealer, state_key, subkey
 
 KEY = bytes(range(32))
 
@@ -78,13 +78,3 @@ def test_purposes_and_roots_have_keys_of_their_own() -> None:
     keys |= {subkey(state_key(writer), purpose) for purpose in (b"journal", b"staging", b"")}
     assert len(keys) == 6
     assert all(len(key) == 32 for key in keys)
-
-
-def test_the_name_of_the_state_directory_tells_nothing() -> None:
-    writer = DirCap(MutableWriteCap(bytes(16), bytes(32), mdmf=False))
-    name = state_id(writer)
-    assert len(name) == 26
-    assert name == state_id(DirCap(MutableWriteCap(bytes(16), bytes(32), mdmf=False)))
-    assert name != state_id(writer.read_cap())
-    assert name not in writer.to_string()
-    assert name.encode() not in state_key(writer)
