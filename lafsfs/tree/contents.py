@@ -89,16 +89,24 @@ class StagedSource:
 
     async def read_into(self, offset: int, buf: memoryview) -> None:
         """Fill `buf` from `offset`."""
-        step = 1 << 20
-        for start in range(0, len(buf), step):
-            end = min(start + step, len(buf))
-            buf[start:end] = await read_staged(self._snapshot, self._base, offset + start, offset + end)
+        log, base = self._snapshot.staged, self._base
+        pieces = self._snapshot.extents.cover(offset, offset + len(buf))
+        parts = [(piece, buf[piece.start - offset : piece.end - offset]) for piece in pieces]
+        log.pin()
+        try:
+            await trio.to_thread.run_sync(_read_records, log, parts)
+        finally:
+            log.unpin()
+        for piece, part in parts:
+            if piece.record is None:
+                end = max(piece.start, min(piece.end, self._snapshot.base_limit))
+                old = b"" if base is None else await read_node(base, piece.start, end - piece.start)
+                part[: len(old)] = old
+                part[len(old) :] = bytes(len(part) - len(old))
 
-    def single_patch(self, base_size: int) -> tuple[int, int] | None:
-        """The only range that differs from a base of `base_size` bytes, unless more does."""
-        snapshot = self._snapshot
-        pieces = list(snapshot.extents)
-        joined = all(one.end == next_.start for one, next_ in itertools.pairwise(pieces))
-        if not pieces or not joined or snapshot.base_limit < min(base_size, snapshot.size):
-            return None
-        return pieces[0].start, pieces[-1].end
+
+def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
+    """Fill those parts that are in the log; many records in one turn of a worker thread."""
+    for piece, part in parts:
+        if piece.record is not None:
+            log.read_record_into(piece.record, piece.skip, part)

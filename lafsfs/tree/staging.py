@@ -248,6 +248,19 @@ class StagedFile:
         except (InvalidTag, ValueError):
             raise JournalError("staged content is damaged on the local disk") from None
 
+    def read_record_into(self, reference: int, skip: int, target: memoryview) -> None:
+        """Fill `target` from a record, leaving out its first `skip` bytes. JournalError as for `read_record`."""
+        position, length = reference >> _LENGTH_BITS, reference & ((1 << _LENGTH_BITS) - 1)
+        if skip or len(target) != length:
+            target[:] = memoryview(self.read_record(reference))[skip : skip + len(target)]
+            return
+        sealed = os.pread(self.fd(), _HEAD_SIZE + length + TAG, position)
+        bound = position.to_bytes(8, "big")
+        try:
+            self._datas.decrypt_into(sealed[:NONCE], memoryview(sealed)[_HEAD_SIZE:], bound, target)
+        except (InvalidTag, ValueError):
+            raise JournalError("staged content is damaged on the local disk") from None
+
     def snapshot(self) -> StagedSnapshot:
         """The content as it is now, unaffected by later changes."""
         return StagedSnapshot(self, self.size, self.base_limit, self.extents.copy())
