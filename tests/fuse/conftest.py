@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.many import three_of_ten
 from tests.support.mounts import LafsfsHome, MountedTree, lafsfs_home
 from tests.support.snapshots import differences, snapshot
 
@@ -37,8 +39,12 @@ def remount(tree: MountedTree, *, forget: bool = True) -> None:
 
 
 @pytest.fixture(scope="session")
-def _fuse_home() -> Iterator[LafsfsHome]:
-    with lafsfs_home() as made:
+def _fuse_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LafsfsHome]:
+    with ExitStack() as stack:
+        grid = None
+        if os.environ.get("LAFSFS_TEST_GRID") == "3-of-10":  # three of the ten do not run
+            grid = stack.enter_context(three_of_ten(tmp_path_factory.mktemp("ten"), stopped=3))
+        made = stack.enter_context(lafsfs_home(grid=grid))
         os.chmod(made.directory, 0o755)  # other users pass through it to the mountpoint
         yield made
 

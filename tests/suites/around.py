@@ -6,9 +6,10 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.support.many import three_of_ten
 from tests.support.mounts import lafsfs_home
 from tests.support.snapshots import differences, snapshot
 
@@ -20,12 +21,18 @@ class SuiteError(Exception):
 
 
 @contextmanager
-def judged_mount(*options: str) -> Iterator[Path]:
-    """A new tree on the bundled server, mounted. When the body is done, the mount must answer, and a second mount
-    without cache and state must show the same: names, types, modes, owners, times, links, xattrs, contents.
-    SuiteError if not.
+def judged_mount(*options: str, ten: bool = False) -> Iterator[Path]:
+    """A new tree, mounted: on the bundled server, or (`ten`) 3-of-10 on ten servers of which three do not run.
+
+    When the body is done, the mount must answer, and a second mount without cache and state must show the same: names,
+    types, modes, owners, times, links, xattrs, contents. SuiteError if not.
     """
-    with lafsfs_home() as home:
+    with ExitStack() as stack:
+        grid = None
+        if ten:
+            servers = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="suite-servers-")))
+            grid = stack.enter_context(three_of_ten(servers, stopped=3))
+        home = stack.enter_context(lafsfs_home(grid=grid))
         os.chmod(home.directory, 0o755)
         home.create()
         tree = home.mount("home:", *(options or ROOT_OPTIONS))

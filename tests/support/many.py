@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from storage_server import identity as identities
 from storage_server.cli import cli as storage_cli
@@ -25,6 +26,16 @@ def many_servers(directory: Path, count: int) -> Iterator[list[StorageServer]]:
     finally:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(StorageServer.stop, servers))
+
+
+@contextmanager
+def three_of_ten(directory: Path, *, stopped: int) -> Iterator[dict[str, Any]]:
+    """Ten servers of which `stopped` do not run, as the content of a grid file: 3-of-10, seven are enough."""
+    with many_servers(directory, 10) as servers:
+        for server in servers[:stopped]:
+            server.stop()
+        storage = {server.server_id: server.announcement() for server in servers}
+        yield {"storage": storage, "encoding": {"needed": 3, "happy": 7, "total": 10}}
 
 
 def start_all(servers: Sequence[StorageServer]) -> None:

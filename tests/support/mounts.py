@@ -75,6 +75,7 @@ class LafsfsHome:
 
     directory: Path
     extra_environment: Mapping[str, str] = field(default_factory=dict)
+    grid: Mapping[str, Any] | None = None
 
     @property
     def path(self) -> Path:
@@ -149,15 +150,28 @@ class LafsfsHome:
                 _remove(path)
         for name in ("config", "state", "cache"):
             _remove(self.path / name)
+        self.configure()
+
+    def configure(self) -> None:
+        """Name the servers of `grid`, if it is given."""
+        if self.grid is not None:
+            file = self.path / "config" / "grid.yaml"
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_text(json.dumps(self.grid))  # JSON is YAML
+            file.chmod(0o600)
 
 
 @contextlib.contextmanager
-def lafsfs_home(extra_environment: Mapping[str, str] | None = None) -> Iterator[LafsfsHome]:
-    """A fresh home; everything of it is gone afterwards."""
+def lafsfs_home(
+    extra_environment: Mapping[str, str] | None = None, grid: Mapping[str, Any] | None = None
+) -> Iterator[LafsfsHome]:
+    """A fresh home; everything of it is gone afterwards. `grid`: what a grid file says, else the bundled server."""
     directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_BASE))
     (directory / "run").mkdir(mode=0o700)
     try:
-        yield LafsfsHome(directory, extra_environment or {})
+        made = LafsfsHome(directory, extra_environment or {}, grid)
+        made.configure()
+        yield made
     finally:
         _clean(directory)
         shutil.rmtree(directory, ignore_errors=True)
