@@ -96,7 +96,7 @@ def test_new_things() -> None:
 # --- on the grid and back --------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(attributes(), st.integers(2, (1 << 63) - 1), st.integers(1, 65000))
 def test_attributes_survive_an_entry(a: Attributes, ino: int, nlink: int) -> None:
     stored = json.loads(json.dumps(metadata.encode(to_posix(a, ino, nlink, None, None), None, None)))
@@ -108,7 +108,7 @@ def test_attributes_survive_an_entry(a: Attributes, ino: int, nlink: int) -> Non
     assert stored["mtime"] == a.mtime / 1_000_000_000, "for other tools"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(
     attributes(),
     st.sampled_from(FILE_CAPS),

@@ -59,7 +59,7 @@ bounds = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE))
 steps = st.lists(st.tuples(st.sampled_from(["insert", "remove"]), bounds, st.integers(0, 9)), max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(steps)
 @example([("insert", (2, 10), 0), ("insert", (4, 6), 3), ("remove", (5, 5), 0), ("insert", (0, 24), 1)])
 def test_any_sequence(sequence: list[tuple[str, tuple[int, int], int]]) -> None:

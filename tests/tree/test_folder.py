@@ -58,7 +58,7 @@ file_names = st.one_of(
 ).filter(lambda name: name not in (b".", b"..") and b"/" not in name and b"\0" not in name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(file_names, unique=True, max_size=8), st.randoms(use_true_random=False))
 @example([NFC, NFD, b"e\xcc\x81~2", NFC + b"~2"], None)
 @example([b"\xff", b"%FF", b"%FF~2", b"\xff~2"], None)
@@ -113,7 +113,7 @@ claims = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.dictionaries(stored_names, claims, max_size=6))
 @example({"b": None, "a": b"b"})
 @example({"a/b": b"x", "x": b"a/b", "y": b"x"})
@@ -198,7 +198,7 @@ def test_changed_names_come_with_the_number_they_had() -> None:
 listing_steps = st.lists(st.tuples(st.sampled_from(["show", "hide", "list"]), st.integers(0, 5)), max_size=30)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(listing_steps, st.integers(1, 3))
 def test_a_listing_in_parts_while_names_change(sequence: list[tuple[str, int]], part: int) -> None:
     """What is there all the time is listed exactly once; nothing twice in one place, nothing that never was."""

@@ -23,7 +23,7 @@ def new(ino: int) -> Inode:
     return Inode(ino, new_attributes(mode, 0, 0), (b"", b"x"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(steps)
 def test_what_is_held_stays_and_what_is_not_goes(sequence: list[tuple[str, int, int]]) -> None:
     table = InodeTable()

@@ -138,7 +138,7 @@ def batches(draw: st.DrawFn) -> Batch:
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(batches(), st.sampled_from(["reopen", "crash", "sync"])), max_size=12))
 def test_any_sequence(tmp_path_factory: pytest.TempPathFactory, steps: list[Batch | str]) -> None:
     folder = tmp_path_factory.mktemp("journal")

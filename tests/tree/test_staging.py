@@ -93,7 +93,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps, st.booleans())
 def test_any_sequence(
     tmp_path_factory: pytest.TempPathFactory, sequence: list[tuple[int, bytes] | int | str], based: bool

@@ -1,0 +1,103 @@
+"""The journal forgets only what is still as it was published; a copy made at that instant has the rest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lafsfs.nodes.directory import Directory
+from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.publishing import DirectoryPublisher
+from tests.support.trees import Files, copy_state, left_in, new_root, opened
+
+Act = Callable[[Files], Awaitable[object]]
+
+CHANGES: dict[str, Act] = {
+    "written again": lambda fs: fs.replace("d/f", b"newer"),
+    "removed": lambda fs: fs.unlink("d/f"),
+    "renamed": lambda fs: fs.rename("d/f", "d/g"),
+    "moved up": lambda fs: fs.rename("d/f", "g"),
+    "replaced": lambda fs: fs.rename("d/other", "d/f"),
+    "linked": lambda fs: fs.link("d/f", "d/g"),
+    "attributes": lambda fs: fs.set("d/f", mode=0o600),
+    "exchanged": lambda fs: fs.rename("d/f", "d/other", 2),
+}
+
+
+async def _state(fs: Files) -> dict[bytes, tuple[int, bytes]]:
+    return {path: (seen.mode, seen.content) for path, seen in (await fs.everything()).items()}
+
+
+@pytest.mark.parametrize(("known", "moment"), [(False, "before"), (True, "after")], ids=["new", "known"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_changed_while_it_was_published(
+    nodes: NodeMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    moment: str,
+    known: bool,
+) -> None:
+    root = await new_root(nodes)
+    copies = [tmp_path / "copy0", tmp_path / "copy1"]
+    async with opened(nodes, root, tmp_path / "state") as fs:
+        await fs.mkdir("d")
+        if known:
+            await fs.write("d/f", b"old")
+            await fs.drain()
+        await fs.write("d/f", b"content")
+        await fs.write("d/other", b"another")
+        pending = [True]
+
+        async def act() -> None:
+            if pending:
+                pending.clear()
+                await CHANGES[change](fs)
+                copy_state(tmp_path / "state", copies[0])
+
+        hold(monkeypatch, moment, act, (Directory, "publish") if known else (NodeMaker, "create_directory"))
+        forgotten(
+            monkeypatch, lambda: copies[1].exists() or pending or copy_state(tmp_path / "state", copies[1])
+        )
+        await fs.drain()
+        assert not pending
+        assert left_in(fs.tree) == []
+        expected = await _state(fs)
+    for number, copy in enumerate([*copies, tmp_path / "fresh"]):
+        async with opened(nodes, root, copy) as fs:
+            assert await _state(fs) == expected, number
+            assert not fs.tree.errors
+            assert not fs.tree.conflicts
+
+
+def hold(
+    monkeypatch: pytest.MonkeyPatch, moment: str, act: Callable[[], Awaitable[None]], place: tuple[type, str]
+) -> None:
+    """Do something while a version is on its way: the call itself is the real one."""
+    call = getattr(*place)
+
+    @functools.wraps(call)
+    async def held(*args: Any, **kwargs: Any) -> Any:
+        if moment == "before":
+            await act()
+        result = await call(*args, **kwargs)
+        if moment == "after":
+            await act()
+        return result
+
+    monkeypatch.setattr(*place, held)
+
+
+def forgotten(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something when the journal has just forgotten what was published."""
+    call = DirectoryPublisher._done
+
+    def done(*args: Any) -> None:
+        call(*args)
+        act()
+
+    monkeypatch.setattr(DirectoryPublisher, "_done", done)
