@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import trio
 
 from lafsfs.errors import NotEnoughSharesError, UncoordinatedWriteError
@@ -101,6 +103,15 @@ class StagedSource:
                 old = b"" if base is None else await read_node(base, piece.start, end - piece.start)
                 part[: len(old)] = old
                 part[len(old) :] = bytes(len(part) - len(old))
+
+    def single_patch(self, base_size: int) -> tuple[int, int] | None:
+        """The only range that differs from a base of `base_size` bytes, unless more does."""
+        snapshot = self._snapshot
+        pieces = list(snapshot.extents)
+        joined = all(one.end == next_.start for one, next_ in itertools.pairwise(pieces))
+        if not pieces or not joined or snapshot.base_limit < min(base_size, snapshot.size):
+            return None
+        return pieces[0].start, pieces[-1].end
 
 
 def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
