@@ -38,7 +38,8 @@ def attach(what: str, path: str, read_only: bool, node_directory: Path | None) -
 
     Nothing is copied: PATH leads to the same object from now on. With a write capability, what you change
     below PATH changes it for everybody who has it; a read capability answers changes with "Read-only file
-    system". PATH must not exist yet. rm and rmdir take a name away; the object itself stays.
+    system". PATH must not exist yet. 'lafsfs detach' takes the name away again; rm -r would delete what is
+    in it, for everybody.
 
     \b
     Examples:

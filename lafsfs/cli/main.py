@@ -14,7 +14,7 @@ from lafsfs.cli.secrecy import hide_secret_arguments
 from lafsfs.daemon.redaction import redact
 from lafsfs.errors import LafsError
 
-_COMMANDS = ("create", "mount", "unmount", "flush", "status", "cap", "attach", "grid")
+_COMMANDS = ("create", "mount", "unmount", "flush", "status", "cap", "attach", "detach", "seal", "grid")
 _INTERRUPTED = 130
 _DEFECT = 1
 

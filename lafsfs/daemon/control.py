@@ -56,6 +56,12 @@ class Controlled(Protocol):
     async def attach(self, path: bytes, cap: str, below: list[str], *, read_only: bool) -> Answer:
         """Gives what `cap` stands for, or what is `below` it, the name `path`."""
 
+    async def detach(self, path: bytes, timeout: float | None) -> Answer:
+        """Takes the name `path` away, whatever is below it."""
+
+    async def seal(self, path: bytes, timeout: float | None) -> Answer:
+        """Makes the directory at `path` immutable."""
+
 
 @asynccontextmanager
 async def listening(service: Controlled, path: Path) -> AsyncIterator[Callable[[], None]]:
@@ -152,6 +158,8 @@ def _work_of(service: Controlled, line: bytes) -> Callable[[], Awaitable[Answer]
         "flush": lambda: service.flush(timeout),
         "unmount": lambda: service.unmount(timeout),
         "cap": lambda: service.cap(path, kind),
+        "detach": lambda: service.detach(path, timeout),
+        "seal": lambda: service.seal(path, timeout),
         "attach": lambda: service.attach(path, cap, below, read_only=read_only),
     }
     if operation not in operations:

@@ -1,4 +1,5 @@
-"""What can be asked of a running mount about single objects of its tree: their capabilities, and new names for others'.
+"""What can be asked of a running mount about single objects of its tree: their capabilities, names for those of
+others, and immutable directories.
 
 Paths are bytes, relative to the mounted root.
 """
@@ -12,8 +13,9 @@ import unicodedata
 from lafsfs.daemon.engine import child_of
 from lafsfs.errors import BadCapError, LafsError, UnknownAliasError, UsageError
 from lafsfs.formats.caps import UnknownCap, parse
-from lafsfs.tree.attaching import attach, caps_to_attach
+from lafsfs.tree.attaching import attach, caps_to_attach, detach
 from lafsfs.tree.inodes import Caps
+from lafsfs.tree.seal_subtree import seal
 from lafsfs.tree.tree import Tree
 
 
@@ -48,6 +50,32 @@ async def attach_at(tree: Tree, path: bytes, text: str, below: list[str], read_o
         await attach(tree, parent.ino, name_there, (b"", caps[1]) if read_only else caps)
     except OSError as problem:
         raise _refusal(path, problem) from problem
+
+
+async def detach_at(tree: Tree, path: bytes, timeout: float | None) -> None:
+    """Take the name `path` away and leave the object as it is, whatever is in it.
+
+    UnknownAliasError when there is nothing; ReadOnlyError; BusyError while files below it are open for writing;
+    PendingError when what was changed in it is not on the grid after `timeout` seconds.
+    """
+    directory, _, name = path.rpartition(b"/")
+    try:
+        if not name:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        await detach(tree, (await tree.find(directory)).ino, name, timeout)
+    except OSError as problem:
+        raise _refusal(path, problem) from problem
+
+
+async def seal_at(tree: Tree, path: bytes, timeout: float | None) -> tuple[str, tuple[int, int]]:
+    """Make the directory at `path` immutable, with all below it: its read cap, and how many directories and mutable
+    files became immutable. Errors as of `seal`.
+    """
+    try:
+        cap, done = await seal(tree, await tree.find(path), timeout)
+    except OSError as problem:
+        raise _refusal(path, problem) from problem
+    return cap.to_string(), done.counts
 
 
 def _refusal(path: bytes, problem: OSError) -> LafsError:

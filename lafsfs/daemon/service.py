@@ -117,6 +117,18 @@ class MountService:
         await objects.attach_at(self._tree, path, cap, below, read_only)
         return {}
 
+    async def detach(self, path: bytes, timeout: float | None) -> Answer:
+        """Takes the name `path` away (see `objects.detach_at`)."""
+        await self._push_kernel_cache()
+        await objects.detach_at(self._tree, path, timeout)
+        return {}
+
+    async def seal(self, path: bytes, timeout: float | None) -> Answer:
+        """Makes the directory at `path` immutable (see `objects.seal_at`)."""
+        await self._push_kernel_cache()
+        cap, (directories, files) = await objects.seal_at(self._tree, path, timeout)
+        return {"cap": cap, "directories": directories, "files": files}
+
     async def wind_down(self, grace: float) -> None:
         """Accepts no more changes and publishes what it can within `grace` seconds; `complete` tells
         the result.

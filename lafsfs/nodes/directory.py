@@ -69,7 +69,7 @@ class Directory:
         """
         if isinstance(self._source, MutableSlot):
             return await self._source.version()
-        return _immutable_version(self._source)
+        return _immutable_version(self._source.cap)
 
     async def read(self, *, older_ok: bool = False) -> Snapshot:
         """The newest version's contents.
@@ -82,7 +82,7 @@ class Directory:
         size = self._source.size
         assert size is not None
         data = await self._source.read(0, size)
-        return Snapshot(_immutable_version(self._source), await _parse(data))
+        return Snapshot(_immutable_version(self._source.cap), await _parse(data))
 
     async def publish(self, base: Snapshot | None, packed: Packed) -> Snapshot:
         """Publish `packed` as the version after `base`, in one request per server while nobody else
@@ -160,7 +160,12 @@ async def pack(packed: Packed) -> bytes:
     return await trio.to_thread.run_sync(packed.pack)
 
 
-def _immutable_version(node: FileNode) -> Version:
-    cap = node.cap
-    digest = cap.ueb_hash if isinstance(cap, caps.ChkCap) else b""
-    return Version(0, digest, node.size or 0)
+def immutable_snapshot(cap: caps.DirCap, packed: Packed) -> Snapshot:
+    """The only version of an immutable directory, which holds `packed`."""
+    return Snapshot(_immutable_version(cap.file), packed)
+
+
+def _immutable_version(cap: caps.FileCap) -> Version:
+    if isinstance(cap, caps.ChkCap):
+        return Version(0, cap.ueb_hash, cap.size)
+    return Version(0, b"", cap.size if isinstance(cap, caps.LiteralCap) else 0)

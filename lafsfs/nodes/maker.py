@@ -9,7 +9,7 @@ from lafsfs.errors import BadCapError
 from lafsfs.formats import caps, rsa
 from lafsfs.formats.packed import Packed
 from lafsfs.grid.servers import Grid
-from lafsfs.nodes.directory import Directory, Snapshot, pack
+from lafsfs.nodes.directory import Directory, Snapshot, immutable_snapshot, pack
 from lafsfs.nodes.immutable import ImmutableFile
 from lafsfs.nodes.literal import LiteralFile
 from lafsfs.nodes.mutable import MutableFile
@@ -96,6 +96,11 @@ class NodeMaker:
         packed = make(key.writekey)
         pinned = await slot.create(key, BytesContents(await pack(packed)))
         return Directory(caps.DirCap(slot.cap), slot), Snapshot(pinned.version, packed, pinned)
+
+    async def create_immutable_directory(self, packed: Packed) -> tuple[Directory, Snapshot]:
+        """A new immutable directory; its entries were made without a writekey. NotEnoughServersError."""
+        cap = caps.DirCap(await self.upload(BytesContents(await pack(packed))))
+        return self.directory(cap), immutable_snapshot(cap, packed)
 
     def _new_slot(self, key: rsa.SigningKey, mdmf: bool) -> MutableSlot:
         cap = caps.MutableWriteCap(key.writekey, key.public.fingerprint, mdmf)

@@ -1,7 +1,9 @@
-"""Giving a name in the tree to what somebody else's capability stands for (formats.md section 3)."""
+"""Giving a name in the tree to what a capability stands for (formats.md section 3), and taking it away again."""
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 from lafsfs.errors import BadCapError, FormatError, UsageError
@@ -12,6 +14,7 @@ from lafsfs.tree.attributes import foreign_attributes, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.entries import content_size
 from lafsfs.tree.inodes import Caps, Inode
+from lafsfs.tree.stillness import still
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -88,3 +91,23 @@ def _check_no_loop(tree: Tree, directory: Inode, cap: DirCap) -> None:
         there = parse(above.caps[1]) if above.caps is not None else None
         if isinstance(there, DirCap) and there.storage_index == cap.storage_index:
             raise UsageError("that directory would be inside itself")
+
+
+async def detach(tree: Tree, parent: int, name: bytes, timeout: float | None = None) -> None:
+    """Take a name away, and leave what it led to as it is. In the journal on return.
+
+    What was changed in a directory is published before. OSError as for unlink; ReadOnlyError; BusyError and
+    PendingError: see `still`.
+    """
+    inode = await tree.names.lookup(parent, name)
+    if not inode.is_dir:
+        await tree.names.unlink(parent, name)
+    else:
+        tree.check_changeable(await tree.folder(parent))
+        async with still(tree, inode, timeout):
+            folder = await tree.folder(parent)
+            if tree.resolve(folder, name) is not inode:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            tree.names.remove_directory(folder, name, inode)
+    tree.kernel.entry_changed(parent, name)
+    tree.kernel.inode_changed(parent, content=True)

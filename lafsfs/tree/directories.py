@@ -135,7 +135,7 @@ class Folder:
             except UnicodeDecodeError:
                 return None
         raw = self.snapshot.packed.raw(stored)
-        if raw is not None and name not in self.stored_names and _own_name(stored, raw) is not None:
+        if raw is not None and name not in self.stored_names and own_name(stored, raw) is not None:
             return None  # that entry is shown under another name
         return raw
 
@@ -171,7 +171,7 @@ class Folder:
 
     def _shown_name(self, stored: str, raw: bytes, seen: set[bytes]) -> bytes:
         """What an entry is called here: never as one of those `seen` before it."""
-        plain, own = stored.encode(), _own_name(stored, raw)
+        plain, own = stored.encode(), own_name(stored, raw)
         wanted = (plain,) if own is None else (own, plain)
         name = next(
             name
@@ -183,7 +183,7 @@ class Folder:
         return name
 
 
-def _own_name(stored: str, raw: bytes) -> bytes | None:
+def own_name(stored: str, raw: bytes) -> bytes | None:
     """The name that an entry is to be shown under, if its metadata tell one that fits its stored name."""
     if b'"name"' not in raw:  # most have none: do not decode them
         return None

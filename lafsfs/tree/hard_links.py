@@ -147,6 +147,14 @@ class HardLinks:
         raw = folder.base_raw(_key(ino))
         return self._tree.see(folder, raw) if raw is not None else None
 
+    def find(self, ino: int) -> Inode | None:
+        """The file with this number, if it is in memory or has an anchor."""
+        known = self._tree.inodes.get(ino)
+        folder = self._folder
+        if known is not None or folder is None or _key(ino) not in folder.kids:
+            return known
+        return self._tree.resolve(folder, _key(ino))
+
     def is_older(self, ino: int | None) -> bool:
         """Whether the grid's anchor tells of a later change than the file that we would have it tell of."""
         inode = self._tree.inodes.get(ino) if ino is not None else None

@@ -164,9 +164,13 @@ class Namespace:
         await self._check_empty(inode)
         if self._child(folder, name) is not inode:
             raise error(errno.ENOENT)
-        self._tree.check_changeable(folder)
         if inode.folder is not None and inode.folder.kids:
             raise error(errno.ENOTEMPTY)
+        self.remove_directory(folder, name, inode)
+
+    def remove_directory(self, folder: Folder, name: bytes, inode: Inode) -> None:
+        """Take the name of a directory away, whatever is in it; what is in it stays on the grid. ReadOnlyError."""
+        self._tree.check_changeable(folder)
         change = Change(self._tree)
         self._drop(change, inode)
         change.count_links(folder.inode, -1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -208,15 +210,21 @@ class Publisher:
 
     async def drain(self, timeout: float | None) -> None:
         """Publish all there is now; PendingError when `timeout` seconds were not enough."""
-        self.files.hurry()
-        self.directories.hurry()
-        try:
+        with self.hurried():
             with trio.move_on_after(float("inf") if timeout is None else timeout):
                 while not self.idle:
                     await self._progress()
                 return
             left = len(self.files) + len(self.directories)
             raise PendingError(f"{left} changes are not on the grid yet; they are safe in the journal")
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """While the context lasts, nothing waits for its time."""
+        self.files.hurry()
+        self.directories.hurry()
+        try:
+            yield
         finally:
             self.files.relax()
             self.directories.relax()
@@ -224,14 +232,15 @@ class Publisher:
     async def wait_for(self, inode: Inode) -> None:
         """Return when `inode` as it is now can be reached on the grid from the root. ETIMEDOUT after `sync_wait`."""
         with trio.move_on_after(self._tree.options.sync_wait):
-            await self._wait_for(inode)
+            await self.published(inode)
             return
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
-    async def _wait_for(self, inode: Inode) -> None:
+    async def published(self, inode: Inode) -> None:
+        """As `wait_for`, however long it takes."""
         while inode.nlink > 0 and not self._directory_publisher.is_published(inode):
             self.files.hurry_one(inode.ino)
-            for directory in self._tree.ancestors(inode):
+            for directory in (inode, *self._tree.ancestors(inode)):
                 self.directories.hurry_one(directory.ino)
             await self._progress()
 

@@ -56,6 +56,9 @@ class Tree(Viewing):
         self.conflicts: deque[str] = deque(maxlen=200)
         self.last_request = float("-inf")  # trio time at which a program last asked for something
         self._frozen = False
+        self.stilled: set[int] = (
+            set()
+        )  # directories in and below which nothing changes for a while (stillness.py)
         self._measured = {}
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()
         self._version = 0
@@ -152,12 +155,18 @@ class Tree(Viewing):
 
     def check_changeable(self, folder: Folder) -> None:
         """ReadOnlyError unless names in this directory can be changed."""
-        if self.read_only or (folder.node is not None and not folder.node.writable):
+        if self.read_only or (folder.node is not None and not folder.node.writable) or self._is_still(folder):
             raise ReadOnlyError("read-only file system")
+
+    def _is_still(self, folder: Folder) -> bool:
+        if not self.stilled:
+            return False
+        return any(above.ino in self.stilled for above in (folder.inode, *self.ancestors(folder.inode)))
 
     def check_writable(self, inode: Inode) -> None:
         """ReadOnlyError unless this content, and the edges that lead to it, can be changed."""
-        if self.read_only:
+        still = self.stilled and any(above.ino in self.stilled for above in self.ancestors(inode))
+        if self.read_only or still:
             raise ReadOnlyError("read-only file system")
         if inode.caps is not None:
             cap = parse(inode.caps[0] or inode.caps[1])

@@ -221,6 +221,18 @@ class Viewing:
         self.count_subdirectories(folder)
         self.kernel.inode_changed(folder.inode.ino, content=True)
 
+    def adopt_same(self, folder: Folder, snapshot: Snapshot) -> None:
+        """Take a snapshot in which every name leads to what it led to before, if by other capabilities."""
+        for name, before in folder.adopt(snapshot):
+            old = self.inodes.get(before) if before != UNKNOWN else None
+            if old is not None:
+                self._update(folder, name, old)
+            elif name in folder.kids:
+                folder.show(name, UNKNOWN)
+            if before != UNKNOWN and folder.kids.get(name, (0, UNKNOWN))[1] != before:
+                self.kernel.entry_changed(folder.inode.ino, name)
+        self.count_subdirectories(folder)
+
     def _update(self, folder: Folder, name: bytes, old: Inode) -> None:
         raw = folder.base_raw(name)
         if raw is None or name not in folder.kids:

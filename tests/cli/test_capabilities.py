@@ -13,7 +13,7 @@ import pytest
 
 from lafsfs.config import Paths
 from lafsfs.daemon import client
-from lafsfs.errors import BadCapError, LafsError, ReadOnlyError
+from lafsfs.errors import BadCapError, LafsError, ReadOnlyError, UnknownAliasError, UsageError
 from lafsfs.formats import base32
 from lafsfs.formats.caps import DirCap, MutableWriteCap, UnknownCap, parse
 from tests.support.errnos import refused
@@ -279,3 +279,57 @@ def test_formats_of_new_objects(home: LafsfsHome) -> None:
         subprocess.run(["cp", "-a", tree.path / "dir", tree.path / "copy"], check=True)
         assert os.getxattr(tree.path / "copy", "user.lafs.new_files") == b"chk"
     home.lafsfs("mount", "-o", "new_files=ssk", "home:", str(home.mountpoint()), exit_code=2)
+
+
+def test_seal_and_detach(home: LafsfsHome) -> None:
+    home.create()
+    with home.mounted("home:") as tree:
+        top = tree.path / "top"
+        (top / "deep").mkdir(parents=True)
+        (top / "deep" / "file").write_bytes(b"sealed" * 1000)
+        os.link(top / "deep" / "file", tree.path / "outside")
+        reading = (top / "deep" / "file").open("rb")
+        directory = os.open(top / "deep", os.O_RDONLY | os.O_DIRECTORY)
+        with (top / "deep" / "new").open("w") as file:
+            file.write("x")
+            file.flush()
+            assert "new is open" in home.lafsfs("seal", str(top), exit_code=7).stderr
+        done = home.lafsfs("seal", "--show-cap", str(top))
+        cap = done.stdout.strip()
+        assert cap.startswith("URI:DIR2-CHK:")
+        assert "2 directories" in done.stderr
+        assert cap not in done.stderr
+        assert attribute(top, "cap") == cap
+        assert attribute(top / "deep", "kind") == "DIR2-CHK"
+        assert reading.read() == b"sealed" * 1000
+        reading.close()
+        assert os.listdir(directory) == ["file", "new"]
+        for change in (
+            lambda: os.open("more", os.O_CREAT | os.O_WRONLY, dir_fd=directory),
+            lambda: os.unlink("file", dir_fd=directory),
+            lambda: os.chmod(top / "deep", 0o700),
+            lambda: (top / "deep" / "file").write_text(""),
+            lambda: os.link(top / "deep" / "file", tree.path / "link"),
+            lambda: os.rename(top / "deep", tree.path / "deep"),
+        ):
+            with refused(errno.EROFS):
+                change()
+        os.close(directory)
+        assert (tree.path / "outside").stat().st_nlink == 1
+        (tree.path / "outside").write_text("goes on")
+        with pytest.raises(UsageError):
+            ask(home, "seal", tree.path)
+        with pytest.raises(UsageError):
+            ask(home, "seal", tree.path / "outside")
+        with pytest.raises(UnknownAliasError):
+            ask(home, "seal", tree.path / "missing")
+        os.rename(top, tree.path / "renamed")
+        ask(home, "attach", tree.path / "twin", cap=cap)
+        home.lafsfs("detach", str(tree.path / "renamed"))
+        home.lafsfs("detach", str(tree.path / "missing"), exit_code=4)
+        assert sorted(os.listdir(tree.path)) == ["outside", "twin"]
+        assert (tree.path / "twin" / "deep" / "file").read_bytes() == b"sealed" * 1000
+    shutil.rmtree(home.path / "state")
+    with home.mounted(cap, name="sealed") as tree:
+        assert tree.status()["read_only"] is True
+        assert (tree.path / "deep" / "new").read_text() == "x"
