@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import random
 import stat
@@ -14,7 +13,6 @@ from pathlib import Path
 
 from tests.crash.model import Model, Node, Step
 
-_GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.EIO, errno.EINTR, errno.ENOENT, errno.EROFS}
 SIZES = (0, 1, 55, 56, 4000, 16384, 16385, 60_000, 200_000, 700_000)
 MOST_FILES = 60
 MOST_DIRECTORIES = 15
@@ -28,7 +26,7 @@ class Worker:
         self.model = Model()
         self.step: Step | None = None
         self.done = 0
-        self.trouble = ""  # an error that no crash explains
+        self.failure: OSError | None = None  # what ended the work
         self._serial = 0
         self._handles: dict[str, int] = {}
         self._top = Path()
@@ -41,14 +39,15 @@ class Worker:
         """Work in `top` until `stop`, or until the mount is gone."""
         self._top = top
         self._stop.clear()
-        self.step = None
+        self.step, self.failure = None, None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self, seconds: float = 60.0) -> None:
         """End the work; AssertionError if a call does not return."""
         self._stop.set()
-        assert self._thread is not None
+        if self._thread is None:
+            return
         self._thread.join(seconds)
         assert not self._thread.is_alive(), f"a call hangs: {self.step.text if self.step else '?'}"
 
@@ -60,8 +59,7 @@ class Worker:
                 if self.random.random() < 0.3:
                     time.sleep(self.random.random() * 0.02)
         except OSError as problem:
-            if problem.errno not in _GONE:
-                self.trouble = f"{self.step.text if self.step else '?'}: {problem.strerror}"
+            self.failure = problem
         finally:
             for handle in self._handles.values():
                 with contextlib.suppress(OSError):
@@ -94,6 +92,8 @@ class Worker:
             (2, self._link),
             (2, self._chmod),
             (2, self._setxattr),
+            (1, self._removexattr),
+            (2, self._utime),
             (3, self._fsync),
             (2, self._move_directory),
         ]
@@ -285,6 +285,23 @@ class Worker:
                 lambda m: m.nodes[path].xattrs.update({"user.x": value}),
                 lambda: os.setxattr(self._top / path, "user.x", value),
             )
+
+    def _removexattr(self) -> Iterator[Step]:
+        if (path := self._file()) is not None and self.model.nodes[path].xattrs:
+            yield Step(
+                f"removexattr {path}",
+                lambda m: m.nodes[path].xattrs.clear(),
+                lambda: os.removexattr(self._top / path, "user.x"),
+            )
+
+    def _utime(self) -> Iterator[Step]:
+        if (path := self._file()) is not None:
+            when = self.random.randrange(1 << 60)
+
+            def change(model: Model) -> None:
+                model.nodes[path].mtime = when
+
+            yield Step(f"utime {path}", change, lambda: os.utime(self._top / path, ns=(when, when)))
 
     def _fsync(self) -> Iterator[Step]:
         if (path := self._file()) is not None:

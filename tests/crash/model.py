@@ -12,11 +12,14 @@ from pathlib import Path
 
 @dataclass
 class Node:
-    """A file, symlink or directory. `data` is a file's content or a link's target, None for a directory."""
+    """A file, symlink or directory. `data` is a file's content or a link's target, None for a directory. `mtime`, in
+    nanoseconds, is None when nobody set it since the content changed.
+    """
 
     mode: int
     data: bytearray | None = None
     xattrs: dict[str, bytes] = field(default_factory=dict)
+    mtime: int | None = None
 
 
 @dataclass
@@ -56,12 +59,14 @@ class Model:
 
     def write(self, path: str, offset: int, data: bytes) -> None:
         content = self.content(path)
+        self.nodes[path].mtime = None
         if offset > len(content):
             content += bytes(offset - len(content))
         content[offset : offset + len(data)] = data
 
     def truncate(self, path: str, size: int) -> None:
         content = self.content(path)
+        self.nodes[path].mtime = None
         del content[size:]
         content += bytes(size - len(content))
 
@@ -83,6 +88,25 @@ class Model:
         done = deepcopy(self)
         step.apply(done)
         return done
+
+
+def observed(top: Path) -> Model:
+    """The model that the tree at `top` fits."""
+    model = Model()
+    known: dict[int, Node] = {}
+    for path, status in _walk(top):
+        kind, place = stat.S_IFMT(status.st_mode), top / path
+        if kind == stat.S_IFREG and status.st_ino in known:
+            model.put(path, known[status.st_ino])
+            continue
+        node = known[status.st_ino] = Node(status.st_mode)
+        if kind == stat.S_IFLNK:
+            node.data = bytearray(os.fsencode(os.readlink(place)))
+        elif kind == stat.S_IFREG:
+            node.data = bytearray(place.read_bytes())
+            node.xattrs = {name: os.getxattr(place, name) for name in os.listxattr(place)}
+        model.put(path, node)
+    return model
 
 
 def compare(model: Model, top: Path) -> list[str]:
@@ -123,6 +147,8 @@ def _differences(node: Node, path: Path, status: os.stat_result) -> list[str]:
             lines.append(_content_difference(content, bytes(node.data)))
         if status.st_size != len(node.data):
             lines.append(f"size {status.st_size}, should be {len(node.data)}")
+    if node.mtime is not None and status.st_mtime_ns != node.mtime:
+        lines.append(f"mtime {status.st_mtime_ns}, should be {node.mtime}")
     if not stat.S_ISLNK(node.mode):
         xattrs = {name: os.getxattr(path, name) for name in os.listxattr(path)}
         if xattrs != node.xattrs:

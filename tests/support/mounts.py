@@ -64,9 +64,7 @@ class MountedTree:
 
     def kill(self) -> None:
         """kill -9 of the mount process; leaves the dead mountpoint as it is."""
-        pid = self.pid
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not _alive(pid), what="the end of the mount process")
+        kill_process(self.pid)
 
 
 @dataclass
@@ -181,7 +179,7 @@ def clean_leftovers() -> None:
     """Removes what test runs that are gone left mounted or running."""
     for directory in _BASE.glob(f"{_PREFIX}*"):
         match = re.match(rf"{_PREFIX}(\d+)-", directory.name)
-        if match is not None and not _alive(int(match[1])):
+        if match is not None and not is_alive(int(match[1])):
             _clean(directory)
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -215,7 +213,7 @@ def _clean(directory: Path, spare: bytes = b"") -> None:
     for pid in processes():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(_alive(pid) for pid in processes()), what="the end of all processes")
+    wait_until(lambda: not any(is_alive(pid) for pid in processes()), what="the end of all processes")
 
 
 def _command_line(pid: int) -> bytes:
@@ -232,9 +230,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def kill_process(pid: int) -> None:
+    """SIGKILL, and wait until the process is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), what="the end of the mount process")

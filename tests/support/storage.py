@@ -40,6 +40,7 @@ class StorageServer:
     storage_dir: Path
     port: int
     run_options: Sequence[str] = ()
+    module: str = "storage_server"
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @classmethod
@@ -79,7 +80,7 @@ class StorageServer:
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
                     [
-                        *(sys.executable, "-m", "storage_server", "run", str(self.directory)),
+                        *(sys.executable, "-m", self.module, "run", str(self.directory)),
                         *("--ready-fd", str(write_end), *self.run_options),
                     ],
                     stdin=subprocess.DEVNULL,
