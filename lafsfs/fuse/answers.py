@@ -14,6 +14,7 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError
 
 from lafsfs.errors import LafsError, NoSpaceError
+from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.tree.attributes import BLOCK
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
@@ -33,20 +34,30 @@ class HasTree(Protocol):
     @property
     def tree(self) -> Tree: ...
 
+    @property
+    def interrupts(self) -> Interrupts: ...
+
 
 def answered(
     handler: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
 ) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
-    """A request handler that raises nothing but FUSEError: whatever goes wrong is answered, never ends the mount."""
+    """A request handler that raises nothing but FUSEError: whatever goes wrong is answered, never ends the mount.
+
+    EINTR when the caller was interrupted.
+    """
 
     @functools.wraps(handler)
     async def wrapper(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        self.tree.last_request = trio.current_time()
+        scope, requests = trio.CancelScope(), self.interrupts.requests
+        self.tree.last_request = now = trio.current_time()
+        requests[scope] = now, handler.__name__, args
         try:
-            try:
-                return await handler(self, *args, **kwargs)
-            except NoSpaceError as problem:
-                return await self.tree.pushback.repeat(partial(handler, self, *args, **kwargs), problem)
+            with scope:
+                try:
+                    return await handler(self, *args, **kwargs)
+                except NoSpaceError as problem:
+                    return await self.tree.pushback.repeat(partial(handler, self, *args, **kwargs), problem)
+            raise FUSEError(errno.EINTR)
         except FUSEError:
             raise
         except OSError as problem:
@@ -58,6 +69,8 @@ def answered(
         except Exception:
             log.exception("%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno.EIO) from None
+        finally:
+            del requests[scope]
 
     return wrapper
 

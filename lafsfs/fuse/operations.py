@@ -26,6 +26,7 @@ from pyfuse3 import (
 
 from lafsfs.fuse.answers import answered, entry, statvfs
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
+from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.fuse.streams import Streams
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
@@ -44,6 +45,7 @@ class Operations(pyfuse3.Operations):
         self.tree = tree
         self._timeout = timeout
         self._streams = Streams()
+        self.interrupts = Interrupts()
         self.enable_acl = tree.options.acl
 
     def _entry(self, inode: Inode) -> EntryAttributes:
@@ -189,6 +191,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         target = await self.tree.measured(self.tree.inode(inode))
         handle = await self.tree.files.open(target, flags, privileged=ctx.uid == 0)
+        self.interrupts.files[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True)
 
     @answered
@@ -203,6 +206,7 @@ class Operations(pyfuse3.Operations):
             # The kernel saw no such name a moment ago, another mount made it since. ESTALE has it look again.
             raise FUSEError(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
         handle = self.tree.files.opened(inode, flags & os.O_ACCMODE != os.O_RDONLY)
+        self.interrupts.files[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True), self._found(inode)
 
     @answered
@@ -219,6 +223,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
+        self.interrupts.files.pop(fh, None)
         await self.tree.files.release(fh)
 
     # --- directories -----------------------------------------------------------------------------
@@ -226,7 +231,9 @@ class Operations(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         folder = await self.tree.folder(inode)
-        return self._streams.open(folder)
+        stream = self._streams.open(folder)
+        self.interrupts.directories[stream] = ctx.pid
+        return stream
 
     @answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -259,4 +266,5 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
+        self.interrupts.directories.pop(fh, None)
         self.tree.inodes.drop_if_unused(self._streams.close(fh))

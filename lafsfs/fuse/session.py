@@ -92,13 +92,15 @@ async def serve(
     """
     timeout = tree.options.refresh if math.isfinite(tree.options.refresh) else 86400.0
     ours = tree.options.acl and os.geteuid() == 0
-    _mount(Operations(tree, timeout), mountpoint, options, ours=ours)
+    operations = Operations(tree, timeout)
+    _mount(operations, mountpoint, options, ours=ours)
     notices = Notices()
     tree.kernel = notices
     unmount = True
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notices.run)
+            nursery.start_soon(operations.interrupts.run)
             task_status.started()
             await pyfuse3.main()
             unmount = False  # it was unmounted from outside

@@ -60,4 +60,7 @@ def faulty(_three_servers: list[StorageServer], fresh_home: LafsfsHome) -> Itera
     grid = FaultyGrid(fresh_home, _three_servers, fresh_home.directory / "grid.yaml")
     grid.use(2, 2, 3)
     yield grid
+    for server in _three_servers:
+        if server.process is not None:
+            server.resume()
     start_all([server for server in _three_servers if server.process is None])

@@ -33,12 +33,12 @@ class Recorder:
     @classmethod
     def build(cls, directory: Path, top: Path) -> Recorder | None:
         """Make one in `directory`. None without a C compiler."""
-        compiler = shutil.which("cc")
-        if compiler is None:
+        program = compiler()
+        if program is None:
             return None
         library, shadow = directory / "power_shim.so", directory / "shadow"
         shadow.mkdir(parents=True)
-        command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(_SHIM), "-ldl"]
+        command = [program, "-O1", "-shared", "-fPIC", "-o", str(library), str(_SHIM), "-ldl"]
         subprocess.run(command, check=True, timeout=60)
         return cls(library, top, shadow)
 
@@ -83,6 +83,11 @@ class Recorder:
             elif path.exists() or (old.exists() and chance.random() < 0.5):
                 current = path.read_bytes() if path.exists() else b""
                 path.write_bytes(_mixed(old.read_bytes() if old.exists() else b"", current, chance))
+
+
+def compiler() -> str | None:
+    """The C compiler, if there is one."""
+    return shutil.which("cc")
 
 
 def _mixed(old: bytes, new: bytes, chance: random.Random) -> bytes:
