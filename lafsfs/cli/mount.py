@@ -52,6 +52,7 @@ def mount(
         fsync=local        fsync waits for this machine's disk (the default)
         fsync=grid         fsync waits for the storage servers
         new_files=mdmf     new files can be changed in place on the grid (see cli.md; default chk)
+        inline_limit=SIZE  smaller new files are kept in their directory (default 55, at most 16K)
         publish_delay=S    changes go to the grid after S seconds (default 1)
         refresh=S          others' changes are seen after S seconds at most (default 5)
         cache_size=SIZE    disk space for the cache of what was read (default 2G)

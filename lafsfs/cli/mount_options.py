@@ -18,6 +18,7 @@ _FOR_THE_KERNEL = {"nodev", "dev", "nosuid", "suid", "noexec", "exec", "noatime"
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
 _MIN_CACHE = 16 << 20
 _LONGEST = 86400.0
+_INLINE_MOST = 16 << 10
 
 
 def parse(options: tuple[str, ...]) -> MountSettings:
@@ -73,6 +74,13 @@ def _new_files(text: str) -> str:
     return text
 
 
+def _inline_limit(text: str) -> int:
+    value = parse_size(text)
+    if value > _INLINE_MOST:
+        raise UsageError("at most 16K")
+    return value
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch(r"[0-7]{1,4}", text) or int(text, 8) > 0o777:
         raise UsageError("must be octal, like 022")
@@ -98,6 +106,7 @@ _FLAGS = {"ro": "read_only", "allow_other": "allow_other", "acl": "acl"}
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "fsync": ("fsync", _fsync),
     "new_files": ("new_files", _new_files),
+    "inline_limit": ("inline_limit", _inline_limit),
     "publish_delay": ("publish_delay", _seconds),
     "refresh": ("refresh", _seconds),
     "cache_size": ("cache_bytes", _cache_size),

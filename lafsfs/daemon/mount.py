@@ -167,6 +167,7 @@ def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:
         acl=settings.acl,
         fsync=settings.fsync,
         new_files=settings.new_files,
+        inline_limit=settings.inline_limit,
         publish_delay=settings.publish_delay,
         refresh=settings.refresh,
         staging_limit=settings.staging_limit,

@@ -41,6 +41,7 @@ class MountSettings:
     acl: bool = False
     fsync: Literal["local", "grid"] = "local"
     new_files: Literal["chk", "sdmf", "mdmf"] = "chk"
+    inline_limit: int = 55
     publish_delay: float = 1.0
     refresh: float = 5.0
     cache_bytes: int = DEFAULT_CACHE_BYTES

@@ -6,7 +6,7 @@ from collections.abc import Callable, MutableMapping
 
 from lafsfs.cache.segments import SegmentCache
 from lafsfs.errors import BadCapError
-from lafsfs.formats import caps, rsa
+from lafsfs.formats import caps, chk, rsa
 from lafsfs.formats.packed import Packed
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.directory import Directory, Snapshot, immutable_snapshot, pack
@@ -73,9 +73,17 @@ class NodeMaker:
         source: Source,
         ledger: Ledger | None = None,
         progress: Callable[[int], None] | None = None,
+        literal_limit: int = chk.MAX_LITERAL_SIZE,
     ) -> caps.ChkCap | caps.LiteralCap:
         """Upload an immutable file (see `transfer.upload.upload`)."""
-        return await upload(self._grid, source, ledger=ledger, progress=progress, cache=self._cache)
+        return await upload(
+            self._grid,
+            source,
+            ledger=ledger,
+            progress=progress,
+            cache=self._cache,
+            literal_limit=literal_limit,
+        )
 
     async def create_mutable(self, data: bytes | Contents, mdmf: bool) -> MutableFile:
         """A new mutable file with these contents, published. NotEnoughServersError."""

@@ -54,15 +54,16 @@ async def upload(
     ledger: Ledger | None = None,
     progress: Callable[[int], None] | None = None,
     cache: SegmentCache | None = None,
+    literal_limit: int = chk.MAX_LITERAL_SIZE,
 ) -> caps.ChkCap | caps.LiteralCap:
     """Put an immutable file on the grid; when this returns its shares are there, with servers-of-happiness.
 
-    Up to 55 bytes become a literal cap, without any server. `progress` is told how many bytes of plaintext
+    Up to `literal_limit` bytes become a literal cap, without any server. `progress` is told how many bytes of plaintext
     are done. The key is convergent, so a repeated upload finds what exists; memory is a few segments.
     NotEnoughServersError when happiness is not reached, or lost midway. What was begun is then aborted, unless a
     `ledger` remembers it for the next try.
     """
-    if source.size <= chk.MAX_LITERAL_SIZE:
+    if source.size <= literal_limit:
         data = bytearray(source.size)
         await source.read_into(0, memoryview(data))
         return caps.LiteralCap(bytes(data))

@@ -20,6 +20,7 @@ class TreeOptions:
     other clients made without POSIX attributes. `acl`: POSIX ACLs count, not the mode alone. `staging_limit` bounds the
     bytes of unpublished content kept on the local disk (None: the disk is the limit). `label` names this mount in
     conflict copies. `new_files` is what files become that are new on the grid (new_files.py).
+    New immutable files of up to `inline_limit` bytes are kept in their directory, as literal caps.
     `directory_wait` is how long a directory waits for children that are still uploading before it is published
     without them. `staging_wait` is how long a writer waits at the staging limit, or on a full disk, before it gets
     ENOSPC, `sync_wait` how long fsync=grid waits for the grid before it gets ETIMEDOUT.
@@ -35,6 +36,7 @@ class TreeOptions:
     gid: int = field(default_factory=os.getgid)
     umask: int = 0o022
     new_files: Literal["chk", "sdmf", "mdmf"] = "chk"
+    inline_limit: int = 55
     label: str = field(default_factory=_host_label)
     directory_wait: float = 30.0
     staging_wait: float = 30.0

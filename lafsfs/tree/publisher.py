@@ -173,7 +173,7 @@ class Publisher:
         if inode.caps is None and (form := format_of_new_file(self._tree, inode)) != "chk":
             return await self.mutable.create(inode, source, form == "mdmf")
         ledger = JournalLedger(self._tree.journal, inode.ino) if source.size >= RESUMED_FROM else None
-        cap = await nodes.upload(source, ledger)
+        cap = await nodes.upload(source, ledger, literal_limit=self._tree.options.inline_limit)
         return Outcome((b"", cap.to_bytes()))
 
     # --- directories -------------------------------------------------------------------------------------

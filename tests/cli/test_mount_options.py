@@ -19,7 +19,7 @@ def test_all_options_together() -> None:
     settings = parse(
         (
             "ro,allow_other,acl,fsync=grid,publish_delay=0.5",
-            "refresh=1m,cache_size=1G,staging_size=2G,uid=root,gid=7,umask=027",
+            "refresh=1m,cache_size=1G,staging_size=2G,inline_limit=2K,uid=root,gid=7,umask=027",
         )
     )
     assert settings == MountSettings(
@@ -31,6 +31,7 @@ def test_all_options_together() -> None:
         refresh=60.0,
         cache_bytes=1 << 30,
         staging_limit=2 << 30,
+        inline_limit=2048,
         uid=0,
         gid=7,
         umask=0o027,

@@ -15,7 +15,7 @@ import pytest
 from lafsfs.formats.caps import ChkCap, DirCap, LiteralCap, parse
 from tests.interop.conftest import SharedGrid
 from tests.support.mounts import LafsfsHome
-from tests.support.tahoe_trees import Child, deep_check, listing, walk
+from tests.support.tahoe_trees import Child, deep_check, listing, put, walk
 
 pytestmark = [pytest.mark.tahoe, pytest.mark.timeout(300)]
 
@@ -162,3 +162,23 @@ def test_content_of_an_older_state_does_not_come_back(
         "target": _data("renamed", 300_000),
     }
     assert deep_check(shared_grid.client, cap)["count-objects-unhealthy"] == 0
+
+
+def test_files_kept_in_their_directory(shared_grid: SharedGrid, fresh_home: LafsfsHome) -> None:
+    """inline_limit: Tahoe reads literals of all sizes, and keeps them when it changes the directory."""
+    cap = shared_grid.create(fresh_home)
+    contents = {str(size): _data("inline", size) for size in (0, 55, 56, 1000, 4096, 16_384, 16_385)}
+    with fresh_home.mounted("home:", "-o", "inline_limit=16K", *shared_grid.options) as tree:
+        for name, data in contents.items():
+            (tree.path / name).write_bytes(data)
+    children = listing(shared_grid.client, cap)
+    kinds = {name: isinstance(parse(child.cap), LiteralCap) for name, child in children.items()}
+    assert kinds == {name: len(data) <= 16_384 for name, data in contents.items()}
+    assert {name: shared_grid.client.request("GET", f"/uri/{cap}/{name}") for name in contents} == contents
+    put(shared_grid.client, cap, "another", b"x" * 100)
+    fresh_home.forget()
+    with fresh_home.mounted("home:", *shared_grid.options) as tree:
+        found = {path.name: path.read_bytes() for path in tree.path.iterdir()}
+        (tree.path / "4096").write_bytes(b"y" * 4096)
+    assert found == {**contents, "another": b"x" * 100}
+    assert isinstance(parse(listing(shared_grid.client, cap)["4096"].cap), ChkCap)
