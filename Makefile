@@ -66,8 +66,10 @@ vectors: install ## every check the golden vectors in LAFSFS_VECTORS (default te
 crash: install ## kill -9 at random moments under load: SEED=1 ROUNDS=200
 	$(BIN)/python -m tests.crash --seed $(SEED) --rounds $(ROUNDS)
 
-posix: install ## POSIX semantics and ordinary programs on real mounts
+posix: install ## POSIX semantics and ordinary programs on real mounts, then on 3-of-10 with three servers stopped
+	@sh contrib/install/posix.sh
 	$(PYTEST) -q tests/fuse -m "not tahoe" $(PYTEST_ARGS)
+	LAFSFS_TEST_GRID=3-of-10 $(PYTEST) -q tests/fuse -m "not tahoe" -k "not test_load and not test_names" $(PYTEST_ARGS)
 
 pjdfstest: install ## a built checkout of pjdfstest, as root: PJDFSTEST=DIR
 	@test -n "$(PJDFSTEST)" || { echo 'usage: make pjdfstest PJDFSTEST=DIR (a built checkout of github.com/pjd/pjdfstest)' >&2; exit 2; }

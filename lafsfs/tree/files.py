@@ -61,8 +61,9 @@ class Files:
     async def open(self, inode: Inode, flags: int, *, privileged: bool = True) -> int:
         """A new handle; O_TRUNC empties the file, and takes the set-id bits unless `privileged`.
 
-        EROFS where the content cannot be changed, EIO where its cap gives no access to it.
+        EROFS where the content cannot be changed, EIO where its cap gives no access to it, ESTALE if it is gone.
         """
+        _check_there(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable(inode)
@@ -143,7 +144,8 @@ class Files:
         return await self.read_inode(file.inode, offset, size, file)
 
     async def read_inode(self, inode: Inode, offset: int, size: int, file: OpenFile | None = None) -> bytes:
-        """As `read`, for content without a handle (symlink targets)."""
+        """As `read`, for content without a handle (symlink targets). ESTALE if it was removed."""
+        _check_there(inode)
         end = min(offset + size, inode.attributes.size)
         if offset >= end:
             return b""
@@ -291,7 +293,8 @@ class Files:
         return staged
 
     async def truncate(self, inode: Inode, size: int, **times: int) -> None:
-        """Set the size; mtime and ctime are now unless given."""
+        """Set the size; mtime and ctime are now unless given. ESTALE if the file was removed."""
+        _check_there(inode)
         self._tree.check_writable(inode)
         self._check_size(inode, size)
         async with self.changing(inode):
@@ -330,6 +333,18 @@ class Files:
     async def sync(self, handle: int) -> None:
         """fsync: as durable on return as the mount's `fsync` option promises (contrib/doc/durability.md)."""
         await self._tree.sync(self._handle(handle).inode)
+
+
+def _check_there(inode: Inode) -> None:
+    """ESTALE for a file whose content went with its last name before anybody opened it: the kernel looks again then.
+
+    It may have found the file just before another one was renamed over it.
+    """
+    content = inode.content
+    if inode.nlink > 0 or inode.opens or content is None:
+        return
+    if isinstance(content, Staged) or content.data is None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def _patched(old: bytes, offset: int, data: Buffer) -> bytes:

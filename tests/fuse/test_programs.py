@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
-import sqlite3
 import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fuse.conftest import remount
-from tests.support.mounts import MountedTree, wait_until
+from tests.support.mounts import MountedTree
+from tests.support.programs import needs, run
 from tests.support.snapshots import differences, snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 GIT = ["git", "-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always"]
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
-
-
-def run(*command: str | Path, cwd: Path, check: bool = True, timeout: float = 300.0) -> str:
-    """The output of a command, which must succeed."""
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False, timeout=timeout
-    )
-    assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture
@@ -232,141 +214,6 @@ def test_dpkg_installs_upgrades_and_removes(place: Path) -> None:
         assert "Status: install ok installed" in run(*dpkg, "-s", "thing", cwd=place)
     run(*dpkg, "-P", "thing", cwd=place)
     assert not (root / "usr/share/thing").exists()
-
-
-# --- databases -----------------------------------------------------------------------------------------------
-
-WRITER = """
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
-db.execute("pragma journal_mode = " + sys.argv[2])
-db.execute("create table if not exists t (n integer primary key, pair integer, data blob)")
-n = db.execute("select coalesce(max(n), 0) from t").fetchone()[0]
-while True:
-    db.execute("begin immediate")
-    for _ in range(2):
-        n += 1
-        db.execute("insert into t values (?, ?, randomblob(3000))", (n, (n + 1) // 2))
-    db.execute("commit")
-    print(n, flush=True)
-"""
-
-
-@contextlib.contextmanager
-def writer(database: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that commits pairs of rows and tells the last one, until it is killed."""
-    command = [sys.executable, "-c", WRITER, str(database), mode]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-@pytest.mark.parametrize("mode", ["delete", "truncate", "persist", "wal"])
-def test_sqlite_with_its_writer_killed(tree: MountedTree, place: Path, mode: str) -> None:
-    database = place / "db"
-    told = 0
-    for round_ in range(4):
-        with writer(database, mode) as process:
-            assert process.stdout is not None
-            for _ in range(5 + round_):
-                told = int(process.stdout.readline())
-            time.sleep(0.01 * round_)  # anywhere inside a transaction
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            for line in process.stdout:
-                told = int(line)
-        check_database(database, told)
-    remount(tree)
-    check_database(database, told)
-
-
-def check_database(database: Path, told: int) -> None:
-    """It is sound, has all that was committed, and no half of a transaction."""
-    with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
-        assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
-        count, last = db.execute("select count(*), max(n) from t").fetchone()
-        assert count == last >= told
-        assert db.execute("select count(*) from t group by pair having count(*) != 2").fetchall() == []
-
-
-def test_sqlite_readers_and_writers_at_once(place: Path) -> None:
-    database = place / "db"
-    with writer(database, "wal") as one, writer(database, "wal") as two:
-        wait_until(database.exists)
-        with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
-            wait_until(lambda: _rows(db) > 40, deadline=120)
-        one.kill()
-        two.kill()
-    check_rows = sqlite3.connect(database, timeout=30)
-    with contextlib.closing(check_rows) as db:
-        assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
-
-
-def _rows(db: sqlite3.Connection) -> int:
-    try:
-        return int(db.execute("select count(*) from t").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
-# --- load generators -------------------------------------------------------------------------------------------
-
-STRESSORS = [
-    "access", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep", "dup", "fallocate", "fcntl", "fiemap",
-    "file-ioctl", "filename", "flock", "fpunch", "fstat", "getdent", "hdd", "io", "iomix", "lease", "link",
-    "locka", "lockf", "lockofd", "mknod", "mmap", "open", "rename", "seek", "splice", "symlink", "sync-file",
-    "touch", "utime", "verity", "xattr",
-]  # fmt: skip
-NOT_OF_FILE_SYSTEMS = ("skipped", "not supported")
-
-
-@needs("stress-ng")
-@pytest.mark.parametrize("stressor", STRESSORS)
-def test_stress_ng(place: Path, stressor: str) -> None:
-    options = ["--timeout", "3s", "--verify", "--temp-path", str(place), "--metrics-brief"]
-    extra = {
-        "hdd": ["--hdd-bytes", "8m"],
-        "mmap": ["--mmap-file", "--mmap-bytes", "4m"],
-        "dentry": ["--dentries", "200"],
-    }
-    extra |= {
-        "iomix": ["--iomix-bytes", "8m"],
-        "seek": ["--seek-size", "8m"],
-        "copy-file": ["--copy-file-bytes", "128m"],
-    }
-    extra |= {"fallocate": ["--fallocate-bytes", "8m"], "sync-file": ["--sync-file-bytes", "8m"]}
-    command = ["stress-ng", f"--{stressor}", "1", *extra.get(stressor, []), *options]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=200, check=False)
-    text = done.stdout + done.stderr
-    assert done.returncode == 0 or any(word in text for word in NOT_OF_FILE_SYSTEMS), text
-    assert "fail:" not in text, text
-
-
-@needs("fio")
-@pytest.mark.parametrize("job", ["write", "randwrite", "randrw", "mmap", "direct", "append"])
-def test_fio_verifies(tree: MountedTree, place: Path, job: str) -> None:
-    engine = {"mmap": "mmap"}.get(job, "psync")
-    rw = {"mmap": "randwrite", "direct": "randwrite", "append": "write"}.get(job, job)
-    common = [
-        "fio", "--name=job", f"--filename={place}/data", f"--rw={rw}", f"--ioengine={engine}", "--size=24m", "--bs=16k",
-        "--verify=crc32c", "--verify_fatal=1", "--randseed=42", f"--direct={int(job == 'direct')}", "--group_reporting",
-    ]  # fmt: skip
-    run(*common, "--do_verify=1", *(["--file_append=1"] if job == "append" else []), cwd=place)
-    if job in ("write", "randwrite"):
-        remount(tree)
-        run(*common, "--verify_only", cwd=place)
-
-
-@needs("dbench")
-def test_dbench(place: Path) -> None:
-    loadfile = Path("/usr/share/dbench/client.txt")
-    out = run("dbench", "-t", "5", "-D", place, "-c", loadfile, "2", cwd=place)
-    assert "Throughput" in out
 
 
 def test_everything_again_after_a_remount(tree: MountedTree, zoo: Path) -> None:

@@ -337,6 +337,19 @@ def test_what_is_open_for_writing_cannot_be_run(spot: Path) -> None:
     assert subprocess.run([spot / "script"], check=False).returncode == 7
 
 
+def test_set_user_id_programs_run_as_their_owner(spot: Path) -> None:
+    shutil.copy("/usr/bin/id", spot / "id")
+    os.chown(spot / "id", OTHER, GROUP)
+    os.chmod(spot / "id", 0o6755)
+
+    def identity() -> str:
+        return subprocess.run([spot / "id", "-u"], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert as_user(NOBODY, identity) == str(OTHER)
+    os.chmod(spot / "id", 0o755)
+    assert as_user(NOBODY, identity) == str(NOBODY)
+
+
 @pytest.mark.skipif(not shutil.which("setcap"), reason="setcap is not installed (Debian: libcap2-bin)")
 @pytest.mark.parametrize("change", range(len(CONTENT_CHANGES)))
 def test_content_changes_take_capabilities(spot: Path, change: int) -> None:

@@ -365,6 +365,39 @@ def test_an_exchange_is_one_step(spot: Path) -> None:
     assert (spot / "a" / "inner").exists()
 
 
+def test_readers_see_the_old_file_or_the_new_one(spot: Path) -> None:
+    """However fast files are replaced, a name is never missing and a content never half."""
+    target = spot / "target"
+    target.write_text("0" * 1000)
+    script = (
+        "import os, sys\n"
+        "for n in range(1, 200):\n"
+        "    with open(sys.argv[1] + '.new', 'w') as f: f.write(str(n % 10) * 1000)\n"
+        "    os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, target]) as process:
+        while process.poll() is None:
+            text = target.read_text()
+            assert (len(text), len(set(text))) == (1000, 1)
+    assert process.returncode == 0
+
+
+def test_an_exchange_never_leaves_a_name_out(spot: Path) -> None:
+    for name in ("a", "b"):
+        (spot / name).write_text(name)
+    script = (
+        "import ctypes, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "for n in range(200): assert libc.renameat2(-100, sys.argv[1].encode(), -100, sys.argv[2].encode(), 2) == 0\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, spot / "a", spot / "b"]) as process:
+        while process.poll() is None:
+            assert sorted(os.listdir(spot)) == ["a", "b"]
+            assert (spot / "a").read_text() in ("a", "b")
+    assert process.returncode == 0
+    assert (spot / "a").read_text() == "a"
+
+
 def test_a_renamed_directory_is_where_it_says(spot: Path) -> None:
     (spot / "a" / "b").mkdir(parents=True)
     (spot / "c").mkdir()
