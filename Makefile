@@ -18,7 +18,7 @@ SEED ?= 1
 ROUNDS ?= 200
 BENCH_OUT ?= build/bench
 
-.PHONY: help install lock check format test interop scenario vectors crash posix pjdfstest bench plots demo stop clean
+.PHONY: help install lock check format test interop scenario vectors crash soak posix pjdfstest bench plots demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,8 +63,11 @@ $(TAHOE):
 vectors: install ## every check the golden vectors in LAFSFS_VECTORS (default tests/vectors) allow
 	$(PYTEST) -q -m vectors $(PYTEST_ARGS)
 
-crash: install ## kill -9 at random moments under load: SEED=1 ROUNDS=200
-	$(BIN)/python -m tests.crash --seed $(SEED) --rounds $(ROUNDS)
+crash: install ## crashes, faults, power failures under load: SEED=1 ROUNDS=200, or with MINUTES=10 seed after seed
+	$(BIN)/python -m tests.crash --seed $(SEED) --rounds $(ROUNDS) $(if $(MINUTES),--minutes $(MINUTES))
+
+soak: install ## a long load with a server that comes and goes; nothing may grow: MINUTES=60
+	$(BIN)/python -m tests.crash.soak --minutes $(or $(MINUTES),60)
 
 posix: install ## POSIX semantics and ordinary programs on real mounts, then on 3-of-10 with three servers stopped
 	@sh contrib/install/posix.sh

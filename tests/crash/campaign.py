@@ -328,7 +328,8 @@ def _ends_within(pid: int, seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def _directory() -> Iterator[Path]:
+def temporary_directory() -> Iterator[Path]:
+    """A directory for servers and helpers, gone afterwards."""
     path = Path(tempfile.mkdtemp(prefix="lafsfs-crash-"))
     try:
         yield path
@@ -348,7 +349,7 @@ def run(
 
     `kinds`: of these only, in this order, as long as they last. `go_on` is asked before every round.
     """
-    with _directory() as directory, lafsfs_home() as home, lafsfs_home() as fresh:
+    with temporary_directory() as directory, lafsfs_home() as home, lafsfs_home() as fresh:
         campaign = Campaign(seed, directory, home, fresh)
         with campaign.prepared():
             try:
