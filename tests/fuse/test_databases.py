@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,55 +114,85 @@ class Cluster:
     def __init__(self, directory: Path, sockets: Path) -> None:
         self.data = directory / "data"
         self.sockets = sockets
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def run(self, program: str, *arguments: str) -> str:
-        """The output of one of its programs, as the user that owns the data."""
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """The command line that runs one of its programs as the user that owns the data."""
         found = postgres(program)
         assert found is not None
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-        done = subprocess.run(
-            [*command, found, *arguments], cwd="/", capture_output=True, text=True, timeout=300, check=False
-        )
+        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+        return [*user, found, *arguments]
+
+    def run(self, program: str, *arguments: str) -> str:
+        """The output of a program, which must succeed."""
+        command = self.command(program, *arguments)
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{program}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
     def start(self) -> None:
-        options = f"-c listen_addresses= -c unix_socket_directories={self.sockets} -c max_connections=20"
-        log = str(self.sockets / "log")
-        self.run("pg_ctl", "-D", str(self.data), "-w", "-t", "120", "-l", log, "-o", options, "start")
+        """Start the server, and wait until it has recovered."""
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.sockets),
+            "max_connections": "20",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with open(self.sockets / "log", "ab") as log:
+            command = self.command("postgres", "-D", str(self.data), *options)
+            self.process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
+        ready = self.command("pg_isready", "-q", "-h", str(self.sockets))
+        wait_until(
+            lambda: subprocess.run(ready, cwd="/", check=False).returncode == 0,
+            120,
+            "the start of PostgreSQL",
+        )
+
+    def stop(self) -> None:
+        """A fast shutdown."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(120) == 0
+        self.process = None
 
     def kill(self) -> None:
-        """SIGKILL of all its processes, as when the power of a machine fails."""
-        first = int((self.data / "postmaster.pid").read_text().split()[0])
-        tasks = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        for pid in (first, *map(int, tasks)):
+        """SIGKILL of all its processes at once."""
+        if self.process is None:
+            return
+        first = self.process.pid
+        others = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for pid in (first, *map(int, others)):
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in (first, *tasks)))
+        self.process.wait()
+        self.process = None
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in others))
 
     def ask(self, query: str) -> str:
+        """The answer to a query."""
         return self.run("psql", "-h", str(self.sockets), "-d", "postgres", "-Atc", query).strip()
 
     def bench(self, *arguments: str) -> str:
+        """What pgbench says."""
         return self.run("pgbench", "-h", str(self.sockets), *arguments, "postgres")
 
 
 @pytest.fixture
-def cluster(place: Path, tmp_path: Path) -> Iterator[Cluster]:
-    """A new cluster in the mount."""
-    for path in (place, tmp_path):
+def cluster(place: Path) -> Iterator[Cluster]:
+    """A new cluster in the mount; its sockets and its log are elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="lafsfs-sockets-", dir="/tmp") as sockets:
         if os.geteuid() == 0:
-            os.chown(path, 65534, 65534)
-    for parent in tmp_path.parents[:2]:
-        os.chmod(parent, 0o755)
-    made = Cluster(place, tmp_path)
-    made.run("initdb", "-D", str(made.data), "-k", "-A", "trust")
-    yield made
-    if (made.data / "postmaster.pid").exists():
-        made.run("pg_ctl", "-D", str(made.data), "-m", "immediate", "stop")
+            os.chown(place, 65534, 65534)
+            os.chown(sockets, 65534, 65534)
+        made = Cluster(place, Path(sockets))
+        made.run("initdb", "-D", str(made.data), "-k", "-A", "trust")
+        try:
+            yield made
+        finally:
+            made.kill()
 
 
 @pytest.mark.skipif(
-    any(postgres(name) is None for name in ("initdb", "pg_ctl", "psql", "pgbench")),
+    any(postgres(name) is None for name in ("initdb", "postgres", "psql", "pgbench")),
     reason="postgresql is not installed",
 )
 def test_postgres_is_killed_and_recovers(tree: MountedTree, cluster: Cluster) -> None:
@@ -175,11 +206,11 @@ def test_postgres_is_killed_and_recovers(tree: MountedTree, cluster: Cluster) ->
     assert int(cluster.ask("select count(*) from pgbench_history")) == done
     sums = "select (select sum(delta) from pgbench_history) = (select sum(abalance) from pgbench_accounts)"
     assert cluster.ask(sums) == "t"
-    cluster.run("pg_ctl", "-D", str(cluster.data), "-m", "fast", "stop")
+    cluster.stop()
     cluster.run("pg_checksums", "-D", str(cluster.data), "--check")
     remount(tree)
     cluster.start()
     assert int(cluster.ask("select count(*) from pgbench_history")) == done
     cluster.ask("vacuum full pgbench_accounts")
-    cluster.run("pg_ctl", "-D", str(cluster.data), "-m", "fast", "stop")
+    cluster.stop()
     cluster.run("pg_checksums", "-D", str(cluster.data), "--check")
