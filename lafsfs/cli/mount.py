@@ -58,6 +58,7 @@ def mount(
         cache_size=SIZE    disk space for the cache of what was read (default 2G)
         staging_size=SIZE  limit for content that is not on the grid yet (default: none)
         staging_wait=S     at that limit, or on a full disk, writers wait S seconds (default 30)
+        leases=TIME        leases of everything are renewed every so often (default 7d; or off)
         uid=, gid=, umask= owner and permissions of entries that other programs made
 
     \b

@@ -19,6 +19,7 @@ _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "nofa
 _MIN_CACHE = 16 << 20
 _LONGEST = 86400.0
 _INLINE_MOST = 16 << 10
+_LONGEST_LEASES = 30 * 86400.0  # they last 31 days
 
 
 def parse(options: tuple[str, ...]) -> MountSettings:
@@ -81,6 +82,15 @@ def _inline_limit(text: str) -> int:
     return value
 
 
+def _leases(text: str) -> float | None:
+    if text == "off":
+        return None
+    value = parse_duration(text)
+    if not 1 <= value <= _LONGEST_LEASES:
+        raise UsageError("must be off, or from a second to 30 days")
+    return value
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch(r"[0-7]{1,4}", text) or int(text, 8) > 0o777:
         raise UsageError("must be octal, like 022")
@@ -105,6 +115,7 @@ def _identity(text: str) -> int:
 _FLAGS = {"ro": "read_only", "allow_other": "allow_other", "acl": "acl"}
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "fsync": ("fsync", _fsync),
+    "leases": ("lease_interval", _leases),
     "new_files": ("new_files", _new_files),
     "inline_limit": ("inline_limit", _inline_limit),
     "publish_delay": ("publish_delay", _seconds),

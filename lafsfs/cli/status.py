@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,10 +70,28 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
     yield from _servers(answer["servers"])
     cache = answer["cache"]
     yield f"  cache     {size_text(cache['bytes'])} of {size_text(cache['limit'])}"
+    yield f"  leases    {_leases(answer['leases'])}"
     for error in answer["errors"]:
         yield f"  error     {error}"
     for conflict in answer["conflicts"]:
         yield f"  conflict  {conflict}"
+
+
+def _leases(leases: dict[str, Any]) -> str:
+    """When everything's leases were renewed last, and what is going on."""
+    if leases["finished"] is None:
+        text = "never renewed by this mount yet"
+    else:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(leases["finished"]))
+        text = f"of {plural(leases['last']['renewed'], 'object')} renewed at {when}"
+        for kind, words in (("lost", "have no shares any more"), ("missed", "could not be asked for")):
+            if leases["last"][kind]:
+                text += f", {leases['last'][kind]} {words}"
+    if leases["state"] == "renewing":
+        text += f"; renewing, {leases['current']['renewed']} so far"
+    elif leases["state"] != "waiting":
+        text += {"off": "; renewal is off", "unreachable": "; no server answers"}[leases["state"]]
+    return text
 
 
 def _items(items: list[dict[str, Any]]) -> Iterator[str]:

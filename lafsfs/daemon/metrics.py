@@ -28,6 +28,8 @@ def exposition(answers: Iterable[Answer]) -> str:
     since = gauge("mounted_timestamp_seconds", "when the tree was mounted")
     errors = gauge("recent_errors", "errors that lafsfs status lists")
     conflicts = gauge("conflicts", "copies kept because two writers changed the same name")
+    finished = gauge("leases_renewed_timestamp_seconds", "when the leases of everything were renewed last")
+    lost = gauge("leases_lost", "objects of which no server had a share then")
     reachable = gauge("server_reachable", "whether the server answered last time", "server")
     latency = gauge("server_latency_seconds", "time of a small request (moving average)", "server")
     for answer in answers:
@@ -39,6 +41,9 @@ def exposition(answers: Iterable[Answer]) -> str:
         since.labels(where).set(answer["since"])
         errors.labels(where).set(len(answer["errors"]))
         conflicts.labels(where).set(len(answer["conflicts"]))
+        lost.labels(where).set(answer["leases"]["last"]["lost"])
+        if answer["leases"]["finished"] is not None:
+            finished.labels(where).set(answer["leases"]["finished"])
         for server in answer["servers"]:
             if server["reachable"] is not None:
                 reachable.labels(where, server["name"]).set(server["reachable"])

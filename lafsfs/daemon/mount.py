@@ -168,6 +168,7 @@ def _tree_options(settings: MountSettings, read_only: bool) -> TreeOptions:
         fsync=settings.fsync,
         new_files=settings.new_files,
         inline_limit=settings.inline_limit,
+        lease_interval=settings.lease_interval,
         publish_delay=settings.publish_delay,
         refresh=settings.refresh,
         staging_limit=settings.staging_limit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from lafsfs.tree.status import PendingItem, TreeStatus
@@ -31,6 +32,11 @@ def item_of(item: PendingItem) -> Report:
         "reason": item.reason,
         "next_try": wait,
     }
+
+
+def leases_of(status: TreeStatus) -> Report:
+    """How the renewal of leases stands; times in Unix seconds."""
+    return asdict(status.leases) if status.leases is not None else {}
 
 
 def items_of(items: Iterable[PendingItem], limit: int) -> list[Report]:

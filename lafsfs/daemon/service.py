@@ -56,6 +56,7 @@ class MountService:
             "items": report.items_of(status.items, _MAX_ITEMS),
             "errors": list(status.errors),
             "conflicts": list(status.conflicts),
+            "leases": report.leases_of(status),
             **self._surroundings(),
         }
 

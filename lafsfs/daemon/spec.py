@@ -50,6 +50,7 @@ class MountSettings:
     uid: int | None = None
     gid: int | None = None
     umask: int = 0o022
+    lease_interval: float | None = 7 * 86400.0
     kernel_options: tuple[str, ...] = ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 
 from lafsfs.cache.segments import SegmentCache
 from lafsfs.errors import BadCapError
@@ -17,6 +17,7 @@ from lafsfs.nodes.slot import Memory, MutableCap, MutableSlot
 from lafsfs.nodes.types import FileNode
 from lafsfs.transfer.encoding import BytesContents, Contents
 from lafsfs.transfer.keypool import KeyPool
+from lafsfs.transfer.leases import RenewResult, renew
 from lafsfs.transfer.upload import Ledger, Source, upload
 
 __all__ = ["FileNode", "NodeMaker"]
@@ -109,6 +110,12 @@ class NodeMaker:
         """A new immutable directory; its entries were made without a writekey. NotEnoughServersError."""
         cap = caps.DirCap(await self.upload(BytesContents(await pack(packed))))
         return self.directory(cap), immutable_snapshot(cap, packed)
+
+    # --- what keeps them ----------------------------------------------------------------------------
+
+    async def renew_leases(self, storage_indexes: Iterable[bytes]) -> RenewResult:
+        """Renew, or add, our lease on every share (see `transfer.leases.renew`)."""
+        return await renew(self._grid, storage_indexes)
 
     def _new_slot(self, key: rsa.SigningKey, mdmf: bool) -> MutableSlot:
         cap = caps.MutableWriteCap(key.writekey, key.public.fingerprint, mdmf)

@@ -21,6 +21,8 @@ class TreeOptions:
     bytes of unpublished content kept on the local disk (None: the disk is the limit). `label` names this mount in
     conflict copies. `new_files` is what files become that are new on the grid (new_files.py).
     New immutable files of up to `inline_limit` bytes are kept in their directory, as literal caps.
+    Leases of everything are renewed every `lease_interval` seconds (None: never), at most `lease_rate` objects a
+    second.
     `directory_wait` is how long a directory waits for children that are still uploading before it is published
     without them. `staging_wait` is how long a writer waits at the staging limit, or on a full disk, before it gets
     ENOSPC, `sync_wait` how long fsync=grid waits for the grid before it gets ETIMEDOUT.
@@ -37,6 +39,8 @@ class TreeOptions:
     umask: int = 0o022
     new_files: Literal["chk", "sdmf", "mdmf"] = "chk"
     inline_limit: int = 55
+    lease_interval: float | None = 7 * 86400.0
+    lease_rate: float = 10.0
     label: str = field(default_factory=_host_label)
     directory_wait: float = 30.0
     staging_wait: float = 30.0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from lafsfs.tree.leases import LeaseStatus
 from lafsfs.tree.queue import Job
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class TreeStatus:
     items: list[PendingItem] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    leases: LeaseStatus | None = None
 
 
 def status_of(tree: Tree, most: int = ITEMS) -> TreeStatus:
@@ -57,7 +59,8 @@ def status_of(tree: Tree, most: int = ITEMS) -> TreeStatus:
     errors = [*tree.errors, *_offline(tree)]
     if tree.syncer.failure:
         errors.append(f"the local disk: {tree.syncer.failure}")
-    return TreeStatus(files, directories, size, items, errors, list(tree.conflicts))
+    conflicts, leases = list(tree.conflicts), tree.leases.status()
+    return TreeStatus(files, directories, size, items, errors, conflicts, leases)
 
 
 def _offline(tree: Tree) -> list[str]:

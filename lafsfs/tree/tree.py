@@ -30,6 +30,7 @@ from lafsfs.tree.hard_links import HardLinks
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Journal
 from lafsfs.tree.kept import KeptDirectories
+from lafsfs.tree.leases import Leases
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.publisher import Publisher
@@ -79,6 +80,7 @@ class Tree(Viewing):
         self.finder = Finder(self)
         self.inodes.dropped = self.finder.dropped
         self.cap_attributes = CapAttributes(self)
+        self.leases = Leases(self)
         self.pushback = Pushback(self)
         self._make_root(root)
 
@@ -264,6 +266,7 @@ async def open_tree(
             nursery.start_soon(tree.syncer.run)
             nursery.start_soon(tree.kept.run)
             nursery.start_soon(tree.floors.run)
+            nursery.start_soon(tree.leases.run)
             try:
                 yield tree
             finally:

@@ -17,7 +17,7 @@ from lafsfs.errors import BadCapError, LafsError, ReadOnlyError, UnknownAliasErr
 from lafsfs.formats import base32
 from lafsfs.formats.caps import DirCap, MutableWriteCap, UnknownCap, parse
 from tests.support.errnos import refused
-from tests.support.mounts import LafsfsHome, MountedTree, processes_of
+from tests.support.mounts import LafsfsHome, MountedTree, processes_of, wait_until
 from tests.support.users import NOBODY, as_user
 
 pytestmark = pytest.mark.timeout(180)
@@ -333,3 +333,20 @@ def test_seal_and_detach(home: LafsfsHome) -> None:
     with home.mounted(cap, name="sealed") as tree:
         assert tree.status()["read_only"] is True
         assert (tree.path / "deep" / "new").read_text() == "x"
+
+
+def test_leases_are_renewed_and_status_tells(home: LafsfsHome) -> None:
+    home.create()
+    with home.mounted("home:") as tree:
+        (tree.path / "dir").mkdir()
+        (tree.path / "dir" / "file").write_bytes(os.urandom(5000))
+    with home.mounted("home:", "-o", "leases=1") as tree:
+        wait_until(lambda: tree.status()["leases"]["finished"], what="the renewal of leases")
+        assert tree.status()["leases"]["last"] == {"renewed": 3, "lost": 0, "missed": 0}
+        assert "leases    of 3 objects renewed at" in home.lafsfs("status", str(tree.path)).stdout
+        metrics = home.lafsfs("status", "--metrics", str(tree.path)).stdout
+        assert f'lafsfs_leases_lost{{mountpoint="{tree.path}"}} 0.0' in metrics
+        assert "lafsfs_leases_renewed_timestamp_seconds" in metrics
+    with home.mounted("home:", "-o", "leases=off") as tree:
+        assert tree.status()["leases"]["state"] == "off"
+        assert "renewal is off" in home.lafsfs("status", str(tree.path)).stdout

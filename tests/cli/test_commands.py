@@ -135,6 +135,8 @@ def test_status_of_one_and_of_all_mounts(home: LafsfsHome) -> None:
     assert status["pending"] == {"files": 0, "directories": 0, "bytes": 0}
     assert status["mountpoint"] == str(first.path)
     assert status["state"] == "ready"
+    assert status["leases"]["state"] == "waiting"
+    assert "never renewed" in home.lafsfs("status", str(first.path)).stdout
     assert [server["reachable"] for server in status["servers"]] == [True]
     assert 0 <= status["cache"]["bytes"] <= status["cache"]["limit"]
     assert Path(f"/proc/{status['pid']}").exists()

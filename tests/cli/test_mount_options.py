@@ -20,6 +20,7 @@ def test_all_options_together() -> None:
         (
             "ro,allow_other,acl,fsync=grid,publish_delay=0.5",
             "refresh=1m,cache_size=1G,staging_size=2G,inline_limit=2K,uid=root,gid=7,umask=027",
+            "new_files=mdmf,leases=2d",
         )
     )
     assert settings == MountSettings(
@@ -35,7 +36,10 @@ def test_all_options_together() -> None:
         uid=0,
         gid=7,
         umask=0o027,
+        new_files="mdmf",
+        lease_interval=2 * 86400.0,
     )
+    assert parse(("leases=off",)).lease_interval is None
 
 
 def test_what_fstab_adds_is_ignored_or_passed_to_the_kernel() -> None:
@@ -53,6 +57,9 @@ def test_what_fstab_adds_is_ignored_or_passed_to_the_kernel() -> None:
         "publish_delay=-1",
         "publish_delay=soon",
         "refresh=2d",
+        "new_files=ssk",
+        "leases=31d",
+        "leases=0",
         "cache_size=1K",
         "cache_size=much",
         "umask=999",
