@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLE = 60.0  # seconds after mounting before anything is renewed
+FIRST = 600.0  # the same, of a tree of which nothing was renewed yet: what is new has leases
 RETRY = 600.0  # seconds after which servers that did not answer are asked again
 INCOMPLETE = 86400.0  # seconds after which a round that missed something is repeated
 AT_ONCE = 20  # objects that are renewed together
@@ -108,7 +109,8 @@ class Leases:
         """Renew when it is time, until cancelled."""
         if self._interval is None:
             return
-        await trio.sleep(min(SETTLE, self._interval))
+        known = self._progress.finished is not None or self._progress.started is not None
+        await trio.sleep(min(SETTLE if known else FIRST, self._interval))
         while True:
             wait = self._due() - time.time()
             if wait > 0:

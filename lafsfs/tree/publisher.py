@@ -137,9 +137,9 @@ class Publisher:
 
     def _keep_beside(self, change: Change, inode: Inode, caps: Caps, folder: Folder | None) -> None:
         """Somebody else changed a mutable file, too: ours becomes a file of its own."""
-        if folder is None:
+        # What holds changes back for a while (unmounting, sealing) waits for this one.
+        if folder is None or (folder.node is not None and not folder.node.writable):
             raise JournalError("somebody else changed this file, and there is no place for a copy of ours")
-        self._tree.check_changeable(folder)
         tree = self._tree
         name = conflict_name(inode.links[0][1], tree.options.label, time.time(), folder.kids.__contains__)
         copy = Inode(tree.inodes.fresh_number(), inode.attributes, caps)

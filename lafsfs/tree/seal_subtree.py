@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lafsfs.errors import BadCapError, UsageError
+from lafsfs.errors import BadCapError, BusyError, UsageError
 from lafsfs.formats.caps import DirCap, parse
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.attributes import now
@@ -14,7 +14,7 @@ from lafsfs.tree.change import Change, attempts_key
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.immutable import Builder, Sealed
 from lafsfs.tree.inodes import ROOT, Inode
-from lafsfs.tree.stillness import below, still
+from lafsfs.tree.stillness import below, differs, still
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -64,6 +64,8 @@ async def _replace(tree: Tree, top: Inode, sealed: Sealed) -> None:
     async with AsyncExitStack() as stack:
         await _hold(tree, top, stack)
         _check_edge(tree, top)
+        if any(differs(inode) for inode in below(tree, top) if inode is not top):
+            raise BusyError("something was changed there just when it began; nothing was sealed")
         change = Change(tree)
         _separate(tree, top, sealed, change)
         before = _read_cap(top)

@@ -40,12 +40,13 @@ async def still(tree: Tree, top: Inode, timeout: float | None = None) -> AsyncIt
 async def _publish(tree: Tree, top: Inode) -> None:
     """Return when everything at and below `top` is on the grid. Nothing new can come, but conflict copies."""
     with tree.publisher.hurried():
-        while left := [inode for inode in below(tree, top) if _differs(inode)]:
+        while left := [inode for inode in below(tree, top) if differs(inode)]:
             for inode in left:
                 await tree.publisher.published(inode)
 
 
-def _differs(inode: Inode) -> bool:
+def differs(inode: Inode) -> bool:
+    """Whether the grid does not have it as it is now."""
     pending = inode.folder is not None and bool(inode.folder.pending)
     return inode.nlink > 0 and (inode.dirty or inode.pending > 0 or pending)
 

@@ -141,6 +141,7 @@ async def test_an_interrupted_walk_goes_on(
         await fill(fs, nodes)
     monkeypatch.setattr(leases, "AT_ONCE", 1)
     monkeypatch.setattr(leases, "SETTLE", 0.0)
+    monkeypatch.setattr(leases, "FIRST", 0.0)
     everything = await storage_indexes(nodes, root)
     renew = nodes.renew_leases
     before: list[bytes] = []
