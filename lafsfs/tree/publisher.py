@@ -184,7 +184,8 @@ class Publisher:
             return
         began = trio.current_time()
         deadline = job.since + self._tree.options.directory_wait
-        progress = await self._directory_publisher.publish(inode.folder, began >= deadline)
+        late, job.awaited = began >= deadline or job.awaited, False
+        progress = await self._directory_publisher.publish(inode.folder, late)
         ended = trio.current_time()
         rest = PACE * (ended - began)
         if progress.sent:
@@ -237,7 +238,12 @@ class Publisher:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     async def published(self, inode: Inode) -> None:
-        """As `wait_for`, however long it takes."""
+        """As `wait_for`, however long it takes. Nothing beside the way to `inode` is waited for."""
+        if inode.folder is not None:
+            for pending in list(inode.folder.pending.values()):
+                if pending.ino is not None:
+                    self.files.hurry_one(pending.ino)
+                    self.directories.hurry_one(pending.ino)
         while inode.nlink > 0 and not self._directory_publisher.is_published(inode):
             self.files.hurry_one(inode.ino)
             for directory in (inode, *self._tree.ancestors(inode)):

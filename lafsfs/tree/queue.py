@@ -25,6 +25,7 @@ class Job:
 
     __slots__ = (
         "again",
+        "awaited",
         "due",
         "firm",
         "key",
@@ -43,7 +44,8 @@ class Job:
         self.since = since  # when it was first wanted
         self.firm = 0.0  # not before this time, not even in a hurry
         self.running = False
-        self.urgent = False  # somebody waits for it
+        self.urgent = False  # nothing should hold it back
+        self.awaited = False  # somebody waits for just this job; whoever does it resets that
         self.parked = False  # it waits for others: hurry does not help
         self.again: float | None = None  # wanted again, at this time, while running
         self.tries = 0  # failures in a row
@@ -119,6 +121,8 @@ class Queue:
     def hurry_one(self, key: int) -> None:
         """Do this job now; one that failed, within the shortest back-off."""
         job = self._jobs.get(key)
+        if job is not None:
+            job.awaited = True
         if job is not None and job.tries and not job.running:
             job.due = min(job.due, trio.current_time() + FIRST_RETRY)
             self._push(job)
