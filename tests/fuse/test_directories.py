@@ -80,6 +80,19 @@ def test_renaming_while_listing_shows_those_that_stay(place: Path, crowd: list[b
     assert len(seen) == len(set(seen))
 
 
+def test_what_is_renamed_while_listing_is_not_listed_for_ever(place: Path) -> None:
+    for number in range(100):
+        os.mknod(place / f"{number}")
+    count = 0
+    with DirectoryStream(place) as stream:
+        for name in stream:
+            count += 1
+            assert count < 10_000
+            if name not in (b".", b".."):
+                os.rename(os.fsencode(place) + b"/" + name, os.fsencode(place) + b"/renamed-%d" % count)
+    assert len(os.listdir(place)) == 100
+
+
 def test_telldir_and_seekdir(place: Path, crowd: list[bytes]) -> None:
     with DirectoryStream(place) as stream:
         order: list[bytes] = []
