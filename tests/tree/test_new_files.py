@@ -15,7 +15,7 @@ from lafsfs.formats.packed import Packed
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.new_files import ATTRIBUTE
 from tests.support.errnos import refused
-from tests.support.trees import EAGER, IDLE, Files, left_in, new_root, opened
+from tests.support.trees import EAGER, IDLE, CrashPoints, Files, left_in, new_root, opened
 
 DATA = bytes(range(256)) * 2000
 """Four segments of an MDMF file."""
@@ -157,3 +157,29 @@ async def test_new_directories_follow_the_one_above(nodes: NodeMaker, tmp_path: 
         await fs.drain()
         assert isinstance(await cap_at(fs, "a"), DirCap)
         assert await kind_at(fs, "a") == "DIR2"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7])
+async def test_a_death_while_it_is_published(nodes: NodeMaker, tmp_path: Path, number: int) -> None:
+    """The content is there whenever the process dies, once, and without a conflict."""
+    root = await new_root(nodes)
+    options = replace(IDLE, new_files="mdmf")
+    commits = CrashPoints(tmp_path / "state", tmp_path / "copy", number, lambda step: "commit" in step)
+    commits.paused = True
+    with commits.armed():
+        async with opened(nodes, root, tmp_path / "state", options) as fs:
+            await fs.write("file", DATA)
+            await fs.drain()
+            await fs.write("file", b"again", 200_000)
+            await fs.write("new", DATA)
+            commits.paused = False
+            await fs.drain()
+    assert commits.dead
+    async with opened(nodes, root, tmp_path / "copy", options) as fs:
+        await fs.drain()
+        assert left_in(fs.tree) == []
+        assert not fs.tree.conflicts
+        assert await fs.names() == {b"file", b"new"}
+        assert await fs.read("new") == DATA
+        assert await fs.read("file") == DATA[:200_000] + b"again" + DATA[200_005:]
+        assert await kind_at(fs, "file") == await kind_at(fs, "new") == "MDMF"
