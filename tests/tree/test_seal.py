@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.errnos import refused
 from tests.support.storage import StorageServer
 from tests.support.trees import (
     EAGER,
+    IDLE,
     CrashPoints,
     Files,
     errno_of_lafs,
@@ -333,6 +335,31 @@ async def test_a_death_around_the_first_commits(nodes: NodeMaker, tmp_path: Path
         cap = parse((await fs.tree.caps_at(b"top"))[1])
         assert isinstance(cap, DirCap)
         assert (await fs.find("top/a/file")).nlink == (await fs.find("other")).nlink == 1 + cap.is_mutable
+
+
+async def test_what_another_mount_had_not_published_is_kept_beside(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    root = await new_root(nodes)
+    options = replace(IDLE, refresh=0.0)
+    async with (
+        opened(nodes, root, tmp_path / "here", options) as here,
+        opened(other_nodes, root, tmp_path / "there", options) as there,
+    ):
+        await here.mkdir("top")
+        await here.write("top/before", b"1" * 100)
+        await here.drain()
+        await there.write("top/late", b"2" * 100)
+        cap = await seal_at(here, "top")
+        await here.drain()
+        await there.drain()
+        assert left_in(there.tree) == []
+        (conflict,) = there.tree.conflicts
+        for fs in (here, there):
+            assert await fs.names("top") == {b"before"}
+            assert await fs.names(conflict) == {b"before", b"late"}
+            assert await fs.read(f"{conflict}/late") == b"2" * 100
+            assert (await fs.tree.caps_at(b"top")) == (b"", cap.to_bytes())
 
 
 # --- detach ----------------------------------------------------------------------------------------------
