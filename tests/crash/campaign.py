@@ -32,7 +32,8 @@ DISK = 512  # megabytes, of the state directory
 OPTIONS = "publish_delay=0.2,staging_wait=0.3"
 # What happens in a round, and how often among so many.
 KINDS = {"mount": 6, "point": 5, "server": 3, "both": 3, "stalled": 3, "errors": 3, "power": 3, "full": 2}
-_DEAD = {errno.ENOTCONN, errno.ECONNABORTED}  # what callers see when the mount process dies
+# What callers see when the mount process dies; EIO when it dies while it takes the request from the kernel.
+_DEAD = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
 
 
 class CrashError(AssertionError):
