@@ -29,7 +29,7 @@ from lafsfs.transfer.keypool import KeyPool
 
 _STATE_TAG = b"lafsfs_state_directory_v1"
 _KEYPOOL_TAG = b"lafsfs_keypool_v1"
-_KEYPOOL_TARGET = 96
+_KEYPOOL_TARGET = 192
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,8 @@ class Files:
         if isinstance(content, Staged):
             return await read_staged(content.file, self._reader(inode, file), offset, end)
         reader = self._reader(inode, file)
+        if offset == 0:
+            self._tree.walks.reads(inode)
         return b"" if reader is None else await read_node(reader, offset, end - offset)
 
     def inline_data(self, inode: Inode, content: Inline) -> bytes:

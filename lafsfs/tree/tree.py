@@ -41,6 +41,7 @@ from lafsfs.tree.staging import StagingArea
 from lafsfs.tree.status import TreeStatus, status_of
 from lafsfs.tree.syncing import Syncer
 from lafsfs.tree.viewing import Viewing
+from lafsfs.tree.walking import Walks
 from lafsfs.tree.xattrs import ExtendedAttributes
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Tree(Viewing):
         self.hard_links = HardLinks(self)
         self.publisher = Publisher(self)
         self.files = Files(self)
+        self.walks = Walks(self)
         self.names = Namespace(self)
         self.changing = Changing(self)
         self.xattrs = ExtendedAttributes(self)
@@ -267,6 +269,7 @@ async def open_tree(
             nursery.start_soon(tree.kept.run)
             nursery.start_soon(tree.floors.run)
             nursery.start_soon(tree.leases.run)
+            nursery.start_soon(tree.walks.run)
             try:
                 yield tree
             finally:
