@@ -51,7 +51,8 @@ class ChkReader:
         self._grid, self._cache, self._cap = grid, cache, cap
         self._index = cap.storage_index
         self._memory = memory_of(grid)
-        self._finder = ShareFinder(grid, self._index, cap.k, cap.n)
+        small = cap.size // max(1, cap.k) <= _WHOLE_SHARE // 2
+        self._finder = ShareFinder(grid, self._index, cap.k, cap.n, guess=small)
         self._readahead = Readahead()
         self._opening, self._learning = trio.Lock(), trio.Lock()
         self._file: _OpenFile | None = None

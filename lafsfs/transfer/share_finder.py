@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -33,18 +34,55 @@ _DEADLINE = 90.0
 _FIRST_HEDGE, _LAST_HEDGE = 0.5, 4.0
 _PATIENCE = 4.0  # times the expected time of a request before a rival is asked
 _AT_ONCE = 16
+_FIRST_CREDIT, _MOST_CREDIT = 4, 16
+_TRY_AGAIN = 50  # files
 _GRACE = 0.3  # seconds for the other servers to answer when the shares of some are enough
+
+
+class Guesses:
+    """Whether the shares of small files are where uploads put them when all servers are there."""
+
+    def __init__(self) -> None:
+        self._credit = _FIRST_CREDIT
+        self._idle = 0
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether to guess: not after several were wrong, but now and then for another try."""
+        if self._credit > 0:
+            return True
+        self._idle += 1
+        return self._idle % _TRY_AGAIN == 0
+
+    def right(self) -> None:
+        """A guess spared a round trip."""
+        self._credit = min(_MOST_CREDIT, self._credit + 1)
+
+    def wrong(self) -> None:
+        """A guess cost one."""
+        self._credit = max(0, self._credit - 2)
+
+
+_guesses: WeakKeyDictionary[Grid, Guesses] = WeakKeyDictionary()
+
+
+def guesses_of(grid: Grid) -> Guesses:
+    """The experience with a grid."""
+    return _guesses.setdefault(grid, Guesses())
 
 
 class ShareFinder:
     """The shares of one file that are known so far. Servers are asked in permuted order, as needed."""
 
-    def __init__(self, grid: Grid, storage_index: bytes, k: int, n: int) -> None:
+    def __init__(self, grid: Grid, storage_index: bytes, k: int, n: int, *, guess: bool = False) -> None:
+        """With `guess`, shares are tried where uploads put them, before anybody is asked: for small files."""
         self._grid = grid
         self._storage_index = storage_index
+        self._guesses = guesses_of(grid) if guess else None
         self._k, self._n = k, n
         self._shares: list[ShareSource] = []
         self._corrupt: set[tuple[StorageServer, int]] = set()
+        self._guessed: Guesses | None = None
         self._asked: set[StorageServer] = set()
         self._unsure: set[StorageServer] = set()
         self._locating = trio.Lock()
@@ -58,7 +96,11 @@ class ShareFinder:
         NotEnoughServersError when servers failed or the deadline passed.
         """
         with trio.move_on_after(_DEADLINE):
-            return await _Gathering(self, need, size, job).run()
+            found = await _Gathering(self, need, size, job).run()
+            if self._guessed is not None:
+                self._guessed.right()
+                self._guessed = None
+            return found
         raise NotEnoughServersError("the servers did not deliver in time")
 
     def best(self, taken: set[int], busy: set[ShareSource]) -> ShareSource | None:
@@ -76,8 +118,23 @@ class ShareFinder:
                 # Only share 0 can exist: reading it says as much as asking for it.
                 self._found(order[0], frozenset({0}))
                 return True
+            if self._guess(order):
+                return True
             await self._ask_all(order[: max(_AT_ONCE, self._n)])
             return True
+
+    def _guess(self, order: Sequence[StorageServer]) -> bool:
+        """Take the first k shares to be on the first k servers, once, if that was mostly right lately."""
+        guesses, self._guesses = self._guesses, None
+        first = order[: self._k]
+        if guesses is None or not guesses.worthwhile or len(first) < self._k:
+            return False
+        if any(server.health.quarantined for server in self._grid.servers):
+            return False  # then all stand elsewhere
+        for shnum, server in enumerate(first):
+            self._shares.append(ShareSource(server, self._storage_index, shnum))
+        self._guessed = guesses
+        return True
 
     async def _ask_all(self, servers: Sequence[StorageServer]) -> None:
         """Ask these servers. Those that keep us waiting when enough is known may be asked again later."""
@@ -86,7 +143,7 @@ class ShareFinder:
             for server in servers:
                 nursery.start_soon(self._ask, server, answered)
             for _ in servers:
-                known = len({share.shnum for share in self._shares})
+                known = len({share.shnum for share in self._shares if share.server in self._asked})
                 with trio.move_on_after(_GRACE if known >= self._k else float("inf")) as patience:
                     await answers.receive()
                 if patience.cancelled_caught:
@@ -104,14 +161,18 @@ class ShareFinder:
 
     def _found(self, server: StorageServer, numbers: frozenset[int]) -> None:
         self._asked.add(server)
+        known = {(share.server, share.shnum) for share in self._shares}
         for shnum in sorted(numbers):
-            if shnum < self._n and (server, shnum) not in self._corrupt:
+            if shnum < self._n and (server, shnum) not in self._corrupt | known:
                 self._shares.append(ShareSource(server, self._storage_index, shnum))
 
     def failed(self, share: ShareSource, error: LafsError) -> None:
         """Take a share out because its server failed or does not have it."""
         if share in self._shares:
             self._shares.remove(share)
+        if self._guessed is not None:
+            self._guessed.wrong()
+            self._guessed = None
         if not (isinstance(error, ServerRefusedError) and error.status == 404):
             log.info("%r is of no use: %s", share, error)
             self._unsure.add(share.server)
@@ -165,9 +226,12 @@ class _Gathering(Generic[T]):
         async with trio.open_nursery() as nursery:
             while len(self._results) < self._need:
                 self._start(nursery)
-                if self._missing() and not await self._finder.locate() and not self._running:
-                    failure = self._finder.exhausted()
-                    break
+                if self._missing():
+                    located = await self._finder.locate()
+                    if not located and not self._running:
+                        failure = self._finder.exhausted()
+                        break
+                    self._start(nursery)
                 if self._running:
                     await self._wait()
             nursery.cancel_scope.cancel()

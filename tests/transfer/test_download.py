@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -302,3 +304,34 @@ async def _written(directory: Path, count: int) -> None:
 
 def _entries(directory: Path) -> list[Path]:
     return sorted(p for p in directory.rglob("*") if p.is_file() and p.parent != directory)
+
+
+async def test_a_small_file_costs_one_request_for_each_share_that_is_needed(ten: list[StorageServer]) -> None:
+    async with client(ten, MANY) as maker:
+        cap, data = await put(maker, 5000, "one round trip")
+    async with client(ten, MANY) as maker:
+        asked: list[str] = []
+        for server in maker._grid.servers:
+            for verb in ("immutable_shares", "read_immutable"):
+                setattr(server, verb, _noted(asked, verb, getattr(server, verb)))
+        assert await maker.file(cap).read(0, 5000) == data
+    assert asked == ["read_immutable"] * MANY.k
+
+
+def _noted(asked: list[str], verb: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def noted(*arguments: Any) -> Any:
+        asked.append(verb)
+        return await call(*arguments)
+
+    return noted
+
+
+async def test_shares_that_are_not_where_uploads_put_them_are_found(ten: list[StorageServer]) -> None:
+    """A client that knows fewer servers, in whose order the shares stand elsewhere."""
+    files = []
+    async with client(ten, MANY) as maker:
+        for number in range(12):
+            files.append(await put(maker, 1000 + number, f"elsewhere {number}"))
+    async with client(ten[2:], MANY) as maker:
+        for cap, data in files:
+            assert await maker.file(cap).read(0, 5000) == data
