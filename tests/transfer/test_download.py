@@ -20,6 +20,7 @@ from tests.support.storage import StorageServer
 
 ONE = Encoding(1, 1, 1, max_segment_size=1000)
 MANY = Encoding(3, 7, 10, max_segment_size=1002)
+DEFAULT = Encoding(3, 7, 10)
 CONTAINER = 12
 
 
@@ -307,15 +308,15 @@ def _entries(directory: Path) -> list[Path]:
 
 
 async def test_a_small_file_costs_one_request_for_each_share_that_is_needed(ten: list[StorageServer]) -> None:
-    async with client(ten, MANY) as maker:
+    async with client(ten, DEFAULT) as maker:
         cap, data = await put(maker, 5000, "one round trip")
-    async with client(ten, MANY) as maker:
+    async with client(ten, DEFAULT) as maker:
         asked: list[str] = []
         for server in maker._grid.servers:
             for verb in ("immutable_shares", "read_immutable"):
                 setattr(server, verb, _noted(asked, verb, getattr(server, verb)))
         assert await maker.file(cap).read(0, 5000) == data
-    assert asked == ["read_immutable"] * MANY.k
+    assert asked == ["read_immutable"] * DEFAULT.k
 
 
 def _noted(asked: list[str], verb: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -328,10 +329,8 @@ def _noted(asked: list[str], verb: str, call: Callable[..., Awaitable[Any]]) -> 
 
 async def test_shares_that_are_not_where_uploads_put_them_are_found(ten: list[StorageServer]) -> None:
     """A client that knows fewer servers, in whose order the shares stand elsewhere."""
-    files = []
     async with client(ten, MANY) as maker:
-        for number in range(12):
-            files.append(await put(maker, 1000 + number, f"elsewhere {number}"))
+        files = [await put(maker, 1000 + number, f"elsewhere {number}") for number in range(12)]
     async with client(ten[2:], MANY) as maker:
         for cap, data in files:
             assert await maker.file(cap).read(0, 5000) == data
