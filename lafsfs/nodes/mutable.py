@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lafsfs.errors import UncoordinatedWriteError
 from lafsfs.formats.mdmf import MdmfHeader
 from lafsfs.nodes.slot import MutableCap, MutableSlot, Pinned
@@ -35,6 +37,10 @@ class MutableFile:
     @property
     def writable(self) -> bool:
         return self._slot.writekey is not None
+
+    def tell_before_sending(self, tell: Callable[[Version], None]) -> None:
+        """Have `tell` called with every new version just before it goes to the servers."""
+        self._slot.before_sending = tell
 
     @property
     def size(self) -> int | None:
@@ -79,11 +85,15 @@ class MutableFile:
         A gap behind the old end is filled with zeros. Of an MDMF file only the touched segments travel,
         when that is safe; else the whole file is written. `base` as for `overwrite`.
         """
-        pinned = await self._base(base)
-        old_size = pinned.header.data_length
         if new_size is None:
+            old_size = (await self._base(base)).header.data_length
             new_size = max(old_size, offset + len(data)) if data else old_size
-        patch = Patch(offset, memoryview(data)[: max(0, new_size - offset)], new_size)
+        view = memoryview(data)[: max(0, new_size - offset)]
+        return await self.patch(Patch(offset, view, new_size), base)
+
+    async def patch(self, patch: Patch, base: Version | None) -> Version:
+        """As `update`, with several pieces at once."""
+        pinned = await self._base(base)
         done = None
         if isinstance(pinned.header, MdmfHeader):
             done = await self._slot.patch(pinned.header, pinned.servermap, patch)
@@ -120,7 +130,7 @@ class _Patched:
     async def read_into(self, offset: int, buf: memoryview) -> None:
         patch = self._patch
         piece = bytearray(len(buf))
-        if not (patch.offset <= offset and offset + len(buf) <= patch.offset + len(patch.data)):
+        if not patch.covers(offset, offset + len(buf)):
             old = await self._pinned.reader.read(offset, len(buf))
             piece[: len(old)] = old
         patch.apply(offset, piece)

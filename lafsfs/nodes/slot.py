@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 
 from lafsfs.errors import (
@@ -92,6 +92,7 @@ class MutableSlot:
         self._target = Target.of(cap)
         self._known: ServerMap | None = None
         self._failed_writes: set[Header] = set()
+        self.before_sending: Callable[[Version], None] | None = None
 
     @property
     def writekey(self) -> bytes | None:
@@ -269,6 +270,8 @@ class MutableSlot:
 
     async def _run(self, publisher: Publisher, header: Header) -> Pinned:
         self._failed_writes.add(header)
+        if self.before_sending is not None:
+            self.before_sending(Version.of(header))
         after = await publisher.run()
         self._failed_writes.clear()
         self._saw(header)

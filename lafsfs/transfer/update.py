@@ -24,18 +24,37 @@ from lafsfs.transfer.survey import Target
 
 @dataclass(frozen=True)
 class Patch:
-    """`data` written at `offset`; the file then has `new_size` bytes. Gaps are filled with zeros."""
+    """`data` written at `offset`, and `more` such pieces; the file then has `new_size` bytes, with zeros in gaps.
+
+    Of the old bytes those from `keep` on are gone (None: all up to `new_size` stay).
+    """
 
     offset: int
     data: memoryview
     new_size: int
+    more: Sequence[tuple[int, memoryview]] = ()
+    keep: int | None = None
+
+    @property
+    def pieces(self) -> list[tuple[int, memoryview]]:
+        """All that is written; later pieces over earlier ones."""
+        return [(self.offset, self.data), *self.more]
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether nothing of [start, end) is left as it was."""
+        gone = self.keep is not None and self.keep <= start
+        return gone or any(at <= start and end <= at + len(data) for at, data in self.pieces)
 
     def apply(self, start: int, segment: bytearray) -> None:
         """Write what falls into the segment that begins at `start`."""
-        first = max(self.offset, start)
-        last = min(self.offset + len(self.data), start + len(segment))
-        if first < last:
-            segment[first - start : last - start] = self.data[first - self.offset : last - self.offset]
+        if self.keep is not None and self.keep < start + len(segment):
+            first = max(0, self.keep - start)
+            segment[first:] = bytes(len(segment) - first)
+        for at, data in self.pieces:
+            first = max(at, start)
+            last = min(at + len(data), start + len(segment))
+            if first < last:
+                segment[first - start : last - start] = data[first - at : last - at]
 
 
 @dataclass(frozen=True)
@@ -56,9 +75,11 @@ def touched_segments(header: MdmfHeader, patch: Patch) -> list[int]:
     size = header.segment_size
     old, new = header.data_length, patch.new_size
     touched: set[int] = set()
-    if patch.data:
-        end = min(patch.offset + len(patch.data), new)
-        touched.update(range(patch.offset // size, -(-end // size)))
+    for offset, data in patch.pieces:
+        if data:
+            touched.update(range(offset // size, -(-min(offset + len(data), new) // size)))
+    if patch.keep is not None and patch.keep < min(old, new):
+        touched.update(range(patch.keep // size, -(-min(old, new) // size)))
     if new != old:
         # The last segment whose length changes, and all that are new behind it.
         touched.update(range(min(old, new) // size, -(-new // size)))
@@ -114,8 +135,7 @@ async def _new_segment(
     """The plaintext of a touched segment; its old bytes are fetched only if some of them stay."""
     start, length = segment * planned.segment_size, planned.segment_length(segment)
     plain = bytearray(length)
-    covered = patch.offset <= start and start + length <= patch.offset + len(patch.data)
-    if segment < header.num_segments and not covered:
+    if segment < header.num_segments and not patch.covers(start, start + length):
         (old,) = await version.segments(segment, segment)
         keep = min(len(old), length)
         plain[:keep] = old[:keep]

@@ -68,6 +68,10 @@ class Change:
     def caps(self, inode: Inode, caps: Caps) -> None:
         self._set(inode, "caps", caps)
 
+    def settled(self, inode: Inode) -> None:
+        """The inode is not where it was made any more."""
+        self._set(inode, "born", None)
+
     def content(self, inode: Inode, content: Inline | Staged | None) -> None:
         """Replace where the bytes are; an Inline's data goes to the journal with this change."""
         self._set(inode, "content", content)
@@ -267,6 +271,10 @@ def _relink(tree: Tree, folder: Folder, name: bytes, inode: Inode | None) -> Non
         old = tree.inodes.get(shown[1])
         if old is not None:
             tree.inodes.unlink(old, directory, name)
+            if old.nlink <= 0 and old.caps is not None and old.caps[0]:
+                folder.removed.setdefault(name, old)  # somebody may be changing it (removals.py)
+    if inode is not None and folder.removed.get(name) is inode:
+        del folder.removed[name]
     if inode is not None:
         folder.show(name, inode.ino)
         tree.inodes.link(inode, directory, name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import trio
 
 from lafsfs.errors import NotEnoughSharesError, UncoordinatedWriteError
@@ -104,14 +102,25 @@ class StagedSource:
                 part[: len(old)] = old
                 part[len(old) :] = bytes(len(part) - len(old))
 
-    def single_patch(self, base_size: int) -> tuple[int, int] | None:
-        """The only range that differs from a base of `base_size` bytes, unless more does."""
-        snapshot = self._snapshot
-        pieces = list(snapshot.extents)
-        joined = all(one.end == next_.start for one, next_ in itertools.pairwise(pieces))
-        if not pieces or not joined or snapshot.base_limit < min(base_size, snapshot.size):
-            return None
-        return pieces[0].start, pieces[-1].end
+    @property
+    def snapshot(self) -> StagedSnapshot:
+        """What was written."""
+        return self._snapshot
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """[start, end) of everything that was written, neighbours joined."""
+        joined: list[tuple[int, int]] = []
+        for piece in self._snapshot.extents:
+            if joined and joined[-1][1] == piece.start:
+                joined[-1] = joined[-1][0], piece.end
+            else:
+                joined.append((piece.start, piece.end))
+        return joined
+
+    def over(self, base: FileNode, base_limit: int, size: int) -> StagedSource:
+        """The same writes over another base, of which the first `base_limit` bytes count, in a file of `size` bytes."""
+        mine = self._snapshot
+        return StagedSource(StagedSnapshot(mine.staged, size, base_limit, mine.extents), base)
 
 
 def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:

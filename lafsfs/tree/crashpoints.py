@@ -44,6 +44,7 @@ POINTS: Final = frozenset(
         "directory.done",  # the journal knows
         "directory.collision",  # somebody else was quicker
         "directory.conflict",  # ours was given another name
+        "directory.united",  # what is in ours is to be added to theirs
     }
 )
 

@@ -42,7 +42,7 @@ class Folder:
     `kids` maps each visible name to (cookie, inode number); cookies grow and are never reused. `snapshot` is what was
     last seen on the grid; `pending` holds the names that differ from it, `publishing` the entries on their way,
     `hidden` those that users do not see, `attempts` digests of entries that may have reached the grid without our
-    knowing.
+    knowing, `removed` what stood under names that are to go.
     `lock` is held while the snapshot is fetched, compared or published; names change without it, never across an await.
     """
 
@@ -56,6 +56,7 @@ class Folder:
         self.pending: dict[bytes, Pending] = {}
         self.publishing: dict[bytes, bytes | None] = {}
         self.attempts: dict[bytes, set[bytes]] = {}
+        self.removed: dict[bytes, Inode] = {}
         self.stored_names: dict[bytes, str] = {}
         self.loaded = False
         self.kept_since: float | None = None  # Unix time of a snapshot that is not from the grid
@@ -94,6 +95,12 @@ class Folder:
             name = self.order.get(cookies[position])
             if name is not None and name not in self.hidden:
                 yield cookies[position], name, self.kids[name][1]
+
+    def start_over(self, node: Directory | None) -> None:
+        """Be a directory of the grid that is not read yet; the pending names are added to that."""
+        self.node, self.snapshot, self.loaded = node, None, False
+        self.stored_names, self.attempts, self.removed = {}, {}, {}
+        self.checked = float("-inf")
 
     def lay_journal(self) -> None:
         """Show the pending names over what was adopted."""

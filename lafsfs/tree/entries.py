@@ -110,7 +110,7 @@ def write_entry(
     old = _metadata_of(parsed(old_raw)) if old_raw is not None else None
     if old is None and inode.extra is not None:
         old = json.loads(inode.extra)
-    posix = to_posix(inode.attributes, inode.ino, inode.nlink, inode.xattrs, _of(inode.caps))
+    posix = to_posix(inode.attributes, inode.alias or inode.ino, inode.nlink, inode.xattrs, _of(inode.caps))
     mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old)
     merged = merge_metadata(old, mine, time.time())
     rw, ro = inode.caps

@@ -18,6 +18,7 @@ from lafsfs.tree.change import Change
 from lafsfs.tree.contents import read_node, read_staged
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.inodes import Inline, Inode, Staged
+from lafsfs.tree.removals import ensure_linked
 from lafsfs.tree.staging import Buffer, StagedFile
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Files:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable(inode)
+            await self._tree.publisher.mutable.opened(inode)
         elif inode.content is None and inode.caps is not None:
             self._tree.file_node(inode.caps)  # what nobody can read is no empty file
         handle = self._new_handle(inode, writable)
@@ -184,7 +186,9 @@ class Files:
         """Put `data` at `offset`; on return it survives a crash of this process. NoSpaceError (see pushback.py)."""
         inode = self._handle(handle).inode
         self._tree.check_writable(inode)
+        ensure_linked(self._tree, inode)
         self._check_size(inode, offset + len(data))
+        await self._tree.publisher.mutable.before(inode, offset, offset + len(data))
         if not self._tree.staging.has_room(len(data)):
             raise NoSpaceError("the staging limit is reached, or the disk is full")
         lock = self._locks.get(inode.ino)
@@ -298,7 +302,10 @@ class Files:
         """Set the size; mtime and ctime are now unless given. ESTALE if the file was removed."""
         _check_there(inode)
         self._tree.check_writable(inode)
+        ensure_linked(self._tree, inode)
         self._check_size(inode, size)
+        if size:
+            await self._tree.publisher.mutable.before(inode, size, inode.attributes.size)
         async with self.changing(inode):
             old = b"" if size == 0 else None
             if not isinstance(inode.content, Staged) and size <= INLINE_MAX and old is None:

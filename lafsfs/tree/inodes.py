@@ -45,11 +45,15 @@ class Inode:
     `hint` is where a directory was when the journal last heard of it; it is no link, and may be out of date.
     `extra` holds metadata keys of other clients that must survive a rename. `pending` counts the changed edges that
     lead here; `stored` says whether the journal has a row. `version` grows with every change of content.
+    `born` is the name that a directory was made under, until others can know it. `lost` is the name that somebody else
+    took from a file which is open for writing here, `alias` the number that its entries carry then.
     """
 
     __slots__ = (
+        "alias",
         "anchors",
         "attributes",
+        "born",
         "caps",
         "content",
         "extra",
@@ -58,6 +62,7 @@ class Inode:
         "ino",
         "links",
         "lookups",
+        "lost",
         "nlink",
         "opens",
         "pending",
@@ -78,6 +83,9 @@ class Inode:
         self.content: Inline | Staged | None = None
         self.folder: Folder | None = None
         self.hint: Link | None = None
+        self.born: Link | None = None
+        self.lost: Link | None = None
+        self.alias: int | None = None
         self.anchors = 0
         self.lookups = 0
         self.opens = 0
@@ -94,6 +102,11 @@ class Inode:
     def dirty(self) -> bool:
         """Whether the content, or the existence of a directory, is not on the grid yet."""
         return self.content is not None or self.caps is None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the object and, of a directory, all names in it are on the grid as they are here."""
+        return not self.dirty and (self.folder is None or not self.folder.pending)
 
     @property
     def allocated(self) -> int:
@@ -128,6 +141,7 @@ class Inode:
             self.caps,
             content,
             parent,
+            self.born,
         ]
 
 

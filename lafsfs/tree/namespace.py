@@ -53,7 +53,7 @@ class Namespace:
         return await self._tree.measured(inode)
 
     def _child(self, folder: Folder, name: bytes) -> Inode:
-        inode = self._tree.resolve(folder, name)
+        inode = self._tree.resolve(folder, name) if folder.inode.nlink > 0 else None
         if inode is None or name in folder.hidden:
             raise error(errno.ENOENT)
         return inode
@@ -90,6 +90,7 @@ class Namespace:
             inode.folder.loaded = True
             change.count_links(directory, +1)
             change.touch(inode, mode=mode)
+            inode.born = directory.ino, name
         else:
             change.content(inode, Inline(target))
         change.touch(directory, mtime=attributes.mtime, ctime=attributes.mtime)
@@ -259,6 +260,7 @@ class Namespace:
             change.count_links(source.inode, -1)
             change.count_links(target.inode, +1)
         change.stamp(source.inode, target.inode)
+        change.settled(inode)
         change.touch(inode, ctime=now())
         change.point(source, name, None)
         change.point(target, name2, inode)
@@ -286,6 +288,7 @@ class Namespace:
             if moved.is_dir and here is not there:
                 change.count_links(here.inode, -1)
                 change.count_links(there.inode, +1)
+            change.settled(moved)
             change.touch(moved, ctime=now())
         change.stamp(source.inode, target.inode)
         change.point(source, name, old)

@@ -23,7 +23,7 @@ from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
 from lafsfs.tree.ledger import JournalLedger, ledger_key
 from lafsfs.tree.merge import conflict_name
-from lafsfs.tree.mutable import MutableWriter, Outcome, base_key, write_cap
+from lafsfs.tree.mutable import MutableWriter, Outcome, write_cap
 from lafsfs.tree.new_files import format_of_new_file
 from lafsfs.tree.publishing import DirectoryPublisher
 from lafsfs.tree.queue import Job, Queue
@@ -90,6 +90,18 @@ class Publisher:
         due = trio.current_time() + self._tree.options.publish_delay
         self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)
 
+    def has_changes_below(self, directory: Inode) -> bool:
+        """Whether something in a directory is not on the grid yet."""
+        for job in (*self.files, *self.directories):
+            inode = self._tree.inodes.get(job.key)
+            if inode is None or inode.nlink <= 0:
+                continue
+            if not inode.dirty and (inode.folder is None or not inode.folder.pending):
+                continue
+            if inode is directory or directory in self._tree.ancestors(inode):
+                return True
+        return False
+
     # --- files -------------------------------------------------------------------------------------------
 
     async def _publish_file(self, job: Job) -> None:
@@ -99,7 +111,7 @@ class Publisher:
         version = inode.version
         crash_point("file.start")
         outcome = await self._upload(inode)
-        beside = await self._tree.folder(inode.links[0][0]) if outcome.theirs and inode.links else None
+        beside = await self._tree.folder(inode.links[0][0]) if outcome.conflict and inode.links else None
         # A write may be on its way to the log in a worker thread: it is part of the next version.
         async with self._tree.files.changing(inode):
             self._published(inode, job, outcome, version, beside)
@@ -122,15 +134,18 @@ class Publisher:
             return
         change = Change(self._tree)
         change.content(inode, None)
-        change.meta(base_key(inode.ino), None)
-        if outcome.theirs is None:
+        self.mutable.finished(change, inode)
+        if not outcome.conflict:
             change.caps(inode, outcome.caps)
         else:
             self._keep_beside(change, inode, outcome.caps, beside)
-            change.touch(inode, size=outcome.theirs.size)
+        if outcome.version is not None:
+            change.touch(inode, size=outcome.version.size)
         if isinstance(inode.content, Staged):
             change.retire(inode.content.file)
             change.meta(ledger_key(inode.ino), None)
+        if outcome.version is not None:
+            change.then(lambda: self._tree.kernel.inode_changed(inode.ino, content=True))
         crash_point("file.uploaded")
         change.commit()
         crash_point("file.done")
@@ -146,8 +161,7 @@ class Publisher:
         copy.xattrs = inode.xattrs
         change.touch(copy)
         change.point(folder, name, copy)
-        change.then(lambda: tree.conflicts.append(tree.path_of(copy)))
-        change.then(lambda: tree.kernel.inode_changed(inode.ino, content=True))
+        change.then(lambda: tree.note_conflict(copy))
 
     async def _upload(self, inode: Inode) -> Outcome:
         """Send the content as it is now."""
@@ -189,6 +203,7 @@ class Publisher:
         ended = trio.current_time()
         rest = PACE * (ended - began)
         if progress.sent:
+            await self._tree.look_above(inode)
             job.since = ended
             deadline = ended + self._tree.options.directory_wait
         if progress.left and job.again is None:

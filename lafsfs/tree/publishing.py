@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,13 +15,14 @@ from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
-from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
+from lafsfs.tree.directories import Folder, Pending, digest
 from lafsfs.tree.entries import parsed, write_entry
 from lafsfs.tree.inodes import ROOT, Inode, Link
 from lafsfs.tree.journal import Batch, EdgeRow
-from lafsfs.tree.merge import Verdict, conflict_name, decide
+from lafsfs.tree.merging import Merging
 from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.reachability import Reachability, removed_below
+from lafsfs.tree.removals import Removals
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -57,6 +57,8 @@ class DirectoryPublisher:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._reach = Reachability(tree.inodes, tree.hard_links)
+        self._merging = Merging(tree)
+        self._removals = Removals(tree)
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
         """Put what is ready of `folder` on the grid.
@@ -67,7 +69,7 @@ class DirectoryPublisher:
             if folder.inode.nlink <= 0:
                 return Progress(False, False, False)
             if folder.inode.caps is not None and not folder.pending:
-                self._settle(folder)
+                self._tree.settle(folder.inode)
                 return Progress(False, False, False)
             if folder.inode.caps is not None and not folder.loaded:
                 await self._tree.load(folder)
@@ -79,7 +81,7 @@ class DirectoryPublisher:
             if folder.inode.caps is None:
                 await self._create(folder, ready)
             elif ready:
-                await self._publish(folder, ready)
+                await self._publish(folder)
             else:
                 return Progress(True, waiting > 0, False)
             if folder.pending and self._split(folder)[0]:  # temporary names, or what changed meanwhile
@@ -130,16 +132,19 @@ class DirectoryPublisher:
 
     # --- a known one -------------------------------------------------------------------------------------
 
-    async def _publish(self, folder: Folder, ready: list[bytes]) -> None:
+    async def _publish(self, folder: Folder) -> None:
         node = folder.node
         assert node is not None
         collided = False
         for round_ in range(ROUNDS):
-            self._merge(folder, ready)
-            ready, _ = self._split(folder)  # merging may have renamed some
+            ready = await self._reconcile(folder)
             base = folder.snapshot
             sent = self._plan(folder, ready, base)
+            removed = {one.name: folder.removed[one.name] for one in sent if one.name in folder.removed}
             if not sent and not (collided and base is not None and not base.settled):
+                if folder.attempts:
+                    self._done(folder, sent)
+                self._tree.settle(folder.inode)
                 return
             changes = {one.stored: one.raw for one in sent}
             packed = base.packed.with_changes(changes) if base else Packed().with_changes(changes)
@@ -155,7 +160,6 @@ class DirectoryPublisher:
                 crash_point("directory.collision")
                 await trio.sleep(random.uniform(0.05, 0.2) * 2**round_)
                 self._tree.absorb(folder, await self._tree.newest(folder))
-                ready, _ = self._split(folder)
                 collided = True
                 continue
             finally:
@@ -163,8 +167,30 @@ class DirectoryPublisher:
             folder.checked = trio.current_time()
             crash_point("directory.sent")
             self._done(folder, sent)
+            for name, inode in removed.items():
+                if folder.removed.get(name) is inode:
+                    del folder.removed[name]
+            await self._removals.look_back(folder, removed)
             return
         raise UncoordinatedWriteError("others keep writing this directory")
+
+    async def _reconcile(self, folder: Folder) -> list[bytes]:
+        """Hold our changes against the newest version; the names to send."""
+        checked: set[bytes] = set()
+        while True:
+            ready, _ = self._split(folder)
+            leaving = [name for name in ready if name in folder.removed and name not in checked]
+            both = []
+            for name in leaving:
+                checked.add(name)
+                if await self._removals.is_contested(folder, name):
+                    both += [name] if self._merging.clash(folder, name) else []
+            if not leaving:
+                both = self._merging.merge(folder, ready)
+            for name in both:
+                await self._merging.unite(folder, name)
+            if not leaving and not both:
+                return self._split(folder)[0]  # merging may have renamed some
 
     def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Sent]:
         assert folder.node is not None
@@ -199,67 +225,6 @@ class DirectoryPublisher:
         rw = moved.caps[0] if moved.caps is not None else b""
         raw = make_entry(temporary.decode(), entry.ro_uri, rw, entry.metadata, folder.node.writekey)
         return Sent(temporary, temporary.decode(), None, raw, moved.ino)
-
-    # --- merging -----------------------------------------------------------------------------------------
-
-    def _merge(self, folder: Folder, ready: list[bytes]) -> None:
-        """Hold our changes against the newest version; those that lose are dropped or renamed."""
-        for name in ready:
-            pending = folder.pending[name]
-            theirs = folder.snapshot.packed.raw(folder.stored(name)) if folder.snapshot is not None else None
-            ours = None
-            if pending.ino is not None and digest(theirs) != pending.base:
-                inode = self._tree.inode(pending.ino)
-                writekey = folder.node.writekey if folder.node is not None else None
-                ours = write_entry(inode, folder.stored(name), name, None, writekey)
-            verdict = decide(theirs, ours, pending.base, folder.attempts.get(name, ()))
-            if verdict is Verdict.DROP:
-                self._let_theirs_stand(folder, name)
-            elif verdict is Verdict.CONFLICT and name in folder.hidden:
-                self._let_theirs_stand(folder, name)
-                self._tree.hard_links.yielded()
-            elif verdict is Verdict.CONFLICT and self._tree.hard_links.is_anchor((folder.inode.ino, name)):
-                if self._tree.hard_links.is_older(pending.ino):
-                    self._let_theirs_stand(folder, name)
-            elif verdict is Verdict.CONFLICT:
-                self._keep_both(folder, name)
-
-    def _let_theirs_stand(self, folder: Folder, name: bytes) -> None:
-        if name in folder.pending:
-            batch = Batch()
-            batch.edges[folder.inode.ino, name] = None
-            self._tree.journal.commit(batch, freeing=True)
-            self._forget_pending(folder, name)
-        folder.show(name, UNKNOWN)
-        self._tree.count_subdirectories(folder)
-        self._tree.kernel.entry_changed(folder.inode.ino, name)
-
-    def _keep_both(self, folder: Folder, name: bytes) -> None:
-        pending = folder.pending[name]
-        assert pending.ino is not None
-        inode = self._tree.inode(pending.ino)
-        theirs = self._tree.see(folder, folder.base_raw(name) or b"")
-        taken = folder.kids.__contains__
-        other = conflict_name(name, self._tree.options.label, time.time(), taken)
-        change = Change(self._tree)
-        if theirs.ino == inode.ino and inode.nlink == 1 and not inode.writers:
-            # The number stays with theirs. (Whoever is writing keeps writing ours, whatever its number.)
-            copy = self._twin(inode)
-            change.touch(copy)
-            change.count_links(inode, -1)
-            inode = copy
-        change.point(folder, other, inode)
-        change.point(folder, name, None)
-        change.commit(freeing=True)
-        crash_point("directory.conflict")
-        self._let_theirs_stand(folder, name)
-        self._tree.conflicts.append(self._tree.path_of(inode))
-
-    def _twin(self, inode: Inode) -> Inode:
-        """A new inode that is as `inode` is on the grid."""
-        twin = Inode(self._tree.inodes.fresh_number(), inode.attributes, inode.caps)
-        twin.xattrs, twin.extra = inode.xattrs, inode.extra
-        return twin
 
     # --- the journal -------------------------------------------------------------------------------------
 
@@ -307,14 +272,19 @@ class DirectoryPublisher:
         crash_point("directory.done")
         for name, pending in changed.items():
             if pending is None:
-                self._forget_pending(folder, name)
+                self._merging.forget_pending(folder, name)
             else:
                 folder.pending[name] = pending
         folder.attempts = attempts
         for inode in finished + removed:
             inode.stored = False
             tree.inodes.drop_if_unused(inode)
-        self._settle(folder)
+        if folder.inode.born is None:  # from now on others can know what is in here
+            for one in sent:
+                child = tree.inodes.get(one.ino) if one.ino is not None else None
+                if child is not None:
+                    child.born = None
+        self._tree.settle(folder.inode)
         self._wake_waiting(sent)
 
     def _finished(self, folder: Folder, changed: dict[bytes, Pending | None]) -> list[Inode]:
@@ -325,7 +295,7 @@ class DirectoryPublisher:
             if pending is None and before is not None and before.ino is not None:
                 gone[before.ino] += 1
         inodes = ((self._tree.inodes.get(ino), count) for ino, count in gone.items())
-        return [inode for inode, count in inodes if inode and inode.pending == count and _is_settled(inode)]
+        return [inode for inode, count in inodes if inode and inode.pending == count and inode.settled]
 
     def _open_attempts(self, folder: Folder, sent: list[Sent]) -> dict[bytes, set[bytes]]:
         """Earlier attempts that are on the grid although what they were made of has changed since."""
@@ -348,22 +318,6 @@ class DirectoryPublisher:
                 gone += removed_below(self._tree.inodes, inode)
         return gone
 
-    def _forget_pending(self, folder: Folder, name: bytes) -> None:
-        pending = folder.pending.pop(name)
-        inode = self._tree.inodes.get(pending.ino) if pending.ino is not None else None
-        if inode is not None:
-            inode.pending -= 1
-
-    def _settle(self, folder: Folder) -> None:
-        """Drop the directory's own row when nothing is left to publish in it or of it."""
-        inode = folder.inode
-        if inode.stored and inode.ino != ROOT and inode.pending == 0 and _is_settled(inode):
-            batch = Batch()
-            batch.objects[inode.ino] = None
-            self._tree.journal.commit(batch, freeing=True)
-            inode.stored = False
-            self._tree.inodes.drop_if_unused(inode)
-
     def _wake_waiting(self, sent: list[Sent]) -> None:
         """Removals elsewhere may have waited for what was just published."""
         waiting = self._tree.publisher.waiting_removals
@@ -378,10 +332,6 @@ class DirectoryPublisher:
         if inode.dirty or inode.pending or (inode.folder is not None and inode.folder.pending):
             return False
         return self._reach.reachable(inode)
-
-
-def _is_settled(inode: Inode) -> bool:
-    return not inode.dirty and (inode.folder is None or not inode.folder.pending)
 
 
 def _attempts_row(attempts: dict[bytes, set[bytes]]) -> object | None:

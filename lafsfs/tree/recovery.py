@@ -84,13 +84,14 @@ class _Reading:
 
     def _object(self, ino: int, row: Any) -> None:
         tree = self._tree
-        attributes, nlink, xattrs, extra, caps, content, parent = row
+        attributes, nlink, xattrs, extra, caps, content, parent, *rest = row
         inode = tree.inodes.get(ino) if ino == ROOT else None
         if inode is None:
             inode = Inode(ino, Attributes(*attributes), tuple(caps) if caps else None, nlink)
         else:
             inode.attributes, inode.nlink = Attributes(*attributes), nlink
         inode.xattrs, inode.extra, inode.stored = xattrs, extra, True
+        inode.born = (rest[0][0], bytes(rest[0][1])) if rest and rest[0] else None
         if content is not None and content[0] == "i":
             inode.content = Inline(None)
             account_inline(tree, inode)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.leases import LeaseStatus
 from lafsfs.tree.queue import Job
 
@@ -56,11 +57,11 @@ def status_of(tree: Tree, most: int = ITEMS) -> TreeStatus:
         if len(items) < most:
             items.append(_item(tree, job, "directory", 0))
     files, directories = len(tree.publisher.files), len(tree.publisher.directories)
-    errors = [*tree.errors, *_offline(tree)]
+    errors = [*tree.errors, *_offline(tree), *_behind(tree)]
     if tree.syncer.failure:
         errors.append(f"the local disk: {tree.syncer.failure}")
-    conflicts, leases = list(tree.conflicts), tree.leases.status()
-    return TreeStatus(files, directories, size, items, errors, conflicts, leases)
+    conflicts = [path for path in tree.conflicts if _may_exist(tree, path)]
+    return TreeStatus(files, directories, size, items, errors, conflicts, tree.leases.status())
 
 
 def _offline(tree: Tree) -> list[str]:
@@ -71,6 +72,25 @@ def _offline(tree: Tree) -> list[str]:
         return []
     oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(times)))
     return [f"offline: {len(times)} directories are shown as last seen, the oldest of them at {oldest}"]
+
+
+def _behind(tree: Tree) -> list[str]:
+    """Directories and mutable files of which the servers do not give the newest version."""
+    found = ((tree.inodes.get(ino), why) for ino, why in tree.troubles.items())
+    return [f"{tree.path_of(inode)}: {why}" for inode, why in found if inode is not None and inode.nlink > 0]
+
+
+def _may_exist(tree: Tree, path: str) -> bool:
+    """Whether a conflict copy is still there, as far as the directories in memory tell."""
+    inode: Inode | None = tree.inodes.get(ROOT)
+    for name in path.encode().split(b"/"):
+        if inode is None or inode.folder is None or not inode.folder.loaded:
+            return True
+        kid = inode.folder.kids.get(name)
+        if kid is None:
+            return False
+        inode = tree.inodes.get(kid[1])
+    return True
 
 
 def _item(tree: Tree, job: Job, kind: Literal["file", "directory"], size: int) -> PendingItem:

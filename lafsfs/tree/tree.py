@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from lafsfs.errors import JournalError, PendingError, ReadOnlyError
+from lafsfs.errors import JournalError, LafsError, PendingError, ReadOnlyError
 from lafsfs.formats.caps import DirCap, UnknownCap, parse
 from lafsfs.nodes.maker import FileNode, NodeMaker
 from lafsfs.tree.attributes import new_attributes
@@ -28,7 +28,7 @@ from lafsfs.tree.finding import Finder
 from lafsfs.tree.floors import Floors
 from lafsfs.tree.hard_links import HardLinks
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
-from lafsfs.tree.journal import Journal
+from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.leases import Leases
 from lafsfs.tree.namespace import Namespace
@@ -46,6 +46,9 @@ from lafsfs.tree.xattrs import ExtendedAttributes
 
 log = logging.getLogger(__name__)
 
+CONFLICTS = "conflicts"
+"""The journal's name for the list of conflict copies."""
+
 
 class Tree(Viewing):
     """One mounted root. Make it with `open_tree`."""
@@ -62,11 +65,15 @@ class Tree(Viewing):
             set()
         )  # directories in and below which nothing changes for a while (stillness.py)
         self._measured = {}
+        self.troubles = {}
+        self.lost_directories = set()  # removed by others, still known here
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()
         self._version = 0
         key = state_key(root)
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = Journal(state_dir / "journal.sqlite", key)
+        listed = self.journal.meta(CONFLICTS)
+        self.conflicts.extend(listed if isinstance(listed, list) else [])
         self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)
         self.kept = KeptDirectories(state_dir / "seen", key)
         self.floors = Floors(self.journal, subkey(key, b"floors"), nodes.floors)
@@ -130,6 +137,26 @@ class Tree(Viewing):
                 break
             inode = above
         return b"/".join(reversed(parts)).decode(errors="backslashreplace") or "/"
+
+    def settle(self, inode: Inode | None) -> None:
+        """Drop the row of an inode when nothing is left to publish of it, in it, or under a name of it."""
+        if inode is None or not inode.stored or inode.ino == ROOT or inode.pending or not inode.settled:
+            return
+        batch = Batch()
+        batch.objects[inode.ino] = None
+        self.journal.commit(batch, freeing=True)
+        inode.stored = False
+        self.inodes.drop_if_unused(inode)
+
+    def note_conflict(self, copy: Inode) -> None:
+        """Have a conflict copy listed in the status, also after the next start."""
+        self.conflicts.append(self.path_of(copy))
+        batch = Batch()
+        batch.meta[CONFLICTS] = list(self.conflicts)
+        try:
+            self.journal.commit(batch)
+        except LafsError as problem:
+            log.warning("the list of conflict copies is not written down: %s", problem)
 
     def file_node(self, caps: Caps) -> FileNode:
         """The node that reads what `caps` stand for; EIO for caps that give no access to any content."""

@@ -20,6 +20,7 @@ from lafsfs.tree.entries import Seen, is_directory_entry, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.removals import keep_linked
 
 if TYPE_CHECKING:
     from lafsfs.nodes.maker import NodeMaker
@@ -61,6 +62,8 @@ class Viewing:
     kernel: Kernel = NoKernel()
     _dead_until: float = float("-inf")
     _measured: dict[int, tuple[float, Version | None]]
+    troubles: dict[int, str]
+    lost_directories: set[int]
 
     def inode(self, ino: int) -> Inode:
         """An inode the kernel knows; ESTALE if it does not exist any more."""
@@ -146,6 +149,7 @@ class Viewing:
             if not folder.behind:
                 log.warning("a directory is shown as last seen: %s", problem)
             folder.behind = True
+            self.troubles[folder.inode.ino] = f"shown as last seen: {problem}"
             return
         if not self._is_dead:
             log.warning("directories are shown as last seen, the grid does not answer: %s", problem)
@@ -164,8 +168,9 @@ class Viewing:
             if not folder.behind:
                 log.warning("an older version of a directory has to do: %s", problem)
             folder.behind = True
+            self.troubles[folder.inode.ino] = f"an older version has to do: {problem}"
         else:
-            folder.behind = False
+            self._is_fine(folder)
         folder.kept_since = None
         self.kept.changed(folder)
         return snapshot
@@ -199,8 +204,14 @@ class Viewing:
             self._cannot_follow(folder, problem)
             return
         folder.kept_since = None
+        if current:
+            self._is_fine(folder)
         if newer is not None:
             self.absorb(folder, newer)
+
+    def _is_fine(self, folder: Folder) -> None:
+        folder.behind = False
+        self.troubles.pop(folder.inode.ino, None)
 
     async def _is_newest(self, folder: Folder, snapshot: Snapshot) -> bool:
         assert folder.node is not None
@@ -239,21 +250,45 @@ class Viewing:
             self._lose(folder, name, old)
             return
         seen = self.see(folder, raw)
-        same = seen.ino in (None, old.ino) and seen.attributes.is_dir == old.is_dir
         other_directory = old.is_dir and seen.caps[1] != (old.caps or (b"", b""))[1]
+        same_number = seen.ino in (None, old.ino) or (old.is_dir and not other_directory)
+        same = same_number and seen.attributes.is_dir == old.is_dir
         content = not old.is_dir and seen.caps != old.caps
         if not same or other_directory or (content and old.opens):
             # Whoever has the old file open keeps reading it; the name leads to a new inode.
             self._lose(folder, name, old)
             folder.show(name, UNKNOWN)
-        elif not old.stored:
+        elif not old.stored or old.is_dir:  # that of a directory may be stored for what is in it
             self._take(old, seen)
 
     def _lose(self, folder: Folder, name: bytes, old: Inode) -> None:
         self.inodes.unlink(old, folder.inode.ino, name)
+        tree = cast("Tree", self)
+        changeable = not tree.read_only and folder.node is not None and folder.node.writable
+        if changeable and old.is_dir and tree.publisher.has_changes_below(old):
+            keep_linked(tree, folder, name, old)
+            return
         if not old.links:
             old.nlink = 0
+            if changeable and (old.writers or old.is_dir):
+                old.lost = folder.inode.ino, name
+            if old.is_dir:
+                self.lost_directories.add(old.ino)
+            tree.settle(old)
         self.inodes.drop_if_unused(old)
+
+    async def look_above(self, inode: Inode) -> None:
+        """After publishing a directory: if somebody removed it meanwhile, it comes back now, not at some refresh."""
+        for directory, name in inode.links:
+            above = self.inodes.get(directory)
+            folder = above.folder if above is not None else None
+            if folder is None or not folder.loaded or folder.node is None or name in folder.pending:
+                continue
+            async with folder.lock:
+                if folder.inode.nlink > 0 and not folder.node.deep_immutable:
+                    await self._refresh(folder)
+                    if inode.nlink <= 0 and not inode.links and folder.node.writable:
+                        keep_linked(cast("Tree", self), folder, name, inode)
 
     # --- entries -----------------------------------------------------------------------------------------------
 
@@ -263,10 +298,13 @@ class Viewing:
         if kid is None:
             return None
         known = self.inodes.get(kid[1]) if kid[1] != UNKNOWN else None
-        if known is not None:
+        raw = folder.base_raw(name)
+        if known is not None and (
+            (folder.inode.ino, name) in known.links or name in folder.pending or raw is None
+        ):
             self.inodes.link(known, folder.inode.ino, name)
             return known
-        raw = folder.base_raw(name)
+        # A number that was given up may have gone to another entry that carries it since.
         if raw is None:
             raise OSError(errno.EIO, "an entry without an object")
         return self._from_grid(folder, name, self.see(folder, raw))
@@ -288,11 +326,19 @@ class Viewing:
             there = self._made(number, seen)
         elif there.nlink <= 0:
             there.nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
+            there.lost = None
+            self.lost_directories.discard(number)
+            if there.folder is not None and there.folder.pending:
+                # What was removed in it before it was removed itself is not removed now.
+                there.folder.pending.clear()
+                there.folder.start_over(there.folder.node)
             self._take(there, seen)
         others = there.links
         folder.show(name, number)
         self.inodes.link(there, directory, name)
-        if not there.is_dir and seen.attributes.ctime != there.attributes.ctime:
+        if there.is_dir and there.stored:
+            self._take(there, seen)  # its row may be older than the entry
+        elif not there.is_dir and seen.attributes.ctime != there.attributes.ctime:
             self._reconcile(there, seen, bool(others))
         return there
 
@@ -319,7 +365,9 @@ class Viewing:
         if inode.content is not None and not inode.stored:
             return False  # somebody has it open still, removed and changed
         same = (inode.caps or (b"", b""))[1] == seen.caps[1]
-        return same or not (inode.is_dir or inode.stored or inode.opens)
+        if inode.is_dir:
+            return same and (inode.nlink > 0 or not inode.stored)
+        return same or not (inode.stored or inode.opens)
 
     def _reconcile(self, inode: Inode, seen: Seen, other_names: bool) -> None:
         """A name tells another state of a file than is known: the later change of the two counts for all names."""
@@ -369,17 +417,21 @@ class Viewing:
             version = await self.nodes.mutable_file(cap).latest()
         except LafsError as problem:
             log.warning("the size of a mutable file is not known: %s", problem)
+            self.troubles[inode.ino] = f"shown as last seen: {problem}"
         else:
-            if inode.content is None and version != known:
-                self.measured_as(inode, version)
-                inode.attributes = inode.attributes._replace(size=version.size)
-                inode.version += 1
-                self.kernel.inode_changed(inode.ino, content=True)
+            self.troubles.pop(inode.ino, None)
+            if inode.content is None:
+                self.show_version(inode, version)
         return inode
 
-    def measured_as(self, inode: Inode, version: Version) -> None:
-        """`version` of a mutable file is the newest that we know."""
+    def show_version(self, inode: Inode, version: Version, *, quietly: bool = False) -> None:
+        """`version` of a mutable file is the newest; `quietly`: whoever calls shows that by a change of his own."""
+        known = self.measured_version(inode)
         self._measured[inode.ino] = trio.current_time(), version
+        if not quietly and version != known:
+            inode.attributes = inode.attributes._replace(size=version.size)
+            inode.version += 1
+            self.kernel.inode_changed(inode.ino, content=True)
 
     def measured_version(self, inode: Inode) -> Version | None:
         """The newest version known of a mutable file."""

@@ -99,7 +99,10 @@ def _watched(
 @asynccontextmanager
 async def failing(grid: Grid, share: float, randomness: Random) -> AsyncIterator[None]:
     """Let a share of the calls to the servers fail, before they are sent or after they were answered."""
-    verbs = ("mutable_shares", "read_mutable", "read_test_write")
+    verbs = (
+        *("mutable_shares", "read_mutable", "read_test_write"),
+        *("allocate", "write_share", "immutable_shares", "read_immutable"),
+    )
     for server in grid.servers:
         for verb in verbs:
             setattr(server, verb, _unreliable(getattr(server, verb), share, randomness))
@@ -114,10 +117,10 @@ async def failing(grid: Grid, share: float, randomness: Random) -> AsyncIterator
 def _unreliable(
     call: Callable[..., Awaitable[Any]], share: float, randomness: Random
 ) -> Callable[..., Awaitable[Any]]:
-    async def unreliable(*arguments: Any) -> Any:
+    async def unreliable(*arguments: Any, **options: Any) -> Any:
         if randomness.random() < share / 2:
             raise ServerUnreachableError("the request was dropped")
-        answer = await call(*arguments)
+        answer = await call(*arguments, **options)
         if randomness.random() < share / 2:
             raise ServerRefusedError("the answer was lost", 502)
         return answer

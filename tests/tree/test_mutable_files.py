@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,8 @@ from lafsfs.formats.packed import Packed
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.tree.options import TreeOptions
-from tests.support.trees import left_in, opened
+from tests.support.pairs import look_again as look_at_directories_again
+from tests.support.trees import Files, left_in, opened
 
 NEVER = TreeOptions(publish_delay=3600.0, refresh=0.0, label="here")
 """Nothing is published before somebody drains; what others did is seen with every access."""
@@ -163,3 +167,192 @@ async def test_a_mutable_file_in_a_directory_that_is_only_read(nodes: NodeMaker,
             await fs.open("m", os.O_WRONLY)
         assert left_in(fs.tree) == []
     assert await on_grid(nodes, file) == b"one"
+
+
+# --- two writers -----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def two_mounts(
+    nodes: NodeMaker, other: NodeMaker, folder: Path, content: bytes, mdmf: bool
+) -> AsyncIterator[tuple[Files, Files, MutableFile]]:
+    root, file = await mutable_in_root(nodes, content, mdmf)
+    here = replace(NEVER, label="here", refresh=3600.0)
+    there = replace(NEVER, label="there", refresh=3600.0)
+    async with (
+        opened(nodes, root, folder / "here", here) as one,
+        opened(other, root, folder / "there", there) as two,
+    ):
+        yield one, two, file
+
+
+def look_again(*mounts: Files) -> None:
+    for fs in mounts:
+        fs.tree._measured.clear()
+        look_at_directories_again(fs)
+
+
+async def agreed(here: Files, there: Files) -> dict[bytes, bytes]:
+    """What both see in the end."""
+    for fs in (there, here, there, here):
+        look_again(fs)
+        await fs.drain()
+    look_again(here, there)
+    ours = {path: seen.content for path, seen in (await here.everything()).items()}
+    theirs = {path: seen.content for path, seen in (await there.everything()).items()}
+    assert ours == theirs
+    assert left_in(here.tree) == left_in(there.tree) == []
+    return ours
+
+
+Edit = Callable[[Files], Awaitable[None]]
+
+
+def at(offset: int, data: bytes) -> Edit:
+    async def edit(fs: Files) -> None:
+        await fs.write("m", data, offset)
+
+    return edit
+
+
+def cut(size: int) -> Edit:
+    async def edit(fs: Files) -> None:
+        await fs.set("m", size=size)
+
+    return edit
+
+
+def edited(content: bytes, *edits: tuple[int, bytes]) -> bytes:
+    out = bytearray(content)
+    for offset, data in edits:
+        out += bytes(max(0, offset + len(data) - len(out)))
+        out[offset : offset + len(data)] = data
+    return bytes(out)
+
+
+END = len(CONTENT)
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("ours", "theirs", "merged"),
+    [
+        ([at(0, b"OURS")], [at(4, b"THEIRS")], edited(CONTENT, (0, b"OURSTHEIRS"))),
+        (
+            [at(200_000, b"OURS"), at(10, b"x"), at(300_000, b"y" * 7000)],
+            [at(200_004, b"THEIRS"), at(5, b"z"), at(END - 1, b"z")],
+            edited(
+                CONTENT,
+                (200_000, b"OURSTHEIRS"),
+                (10, b"x"),
+                (5, b"z"),
+                (300_000, b"y" * 7000),
+                (END - 1, b"z"),
+            ),
+        ),
+        ([at(END, b"OURS")], [at(7, b"THEIRS")], edited(CONTENT, (END, b"OURS"), (7, b"THEIRS"))),
+        ([at(7, b"OURS")], [at(END, b"THEIRS")], edited(CONTENT, (END, b"THEIRS"), (7, b"OURS"))),
+        ([cut(250_000)], [at(7, b"THEIRS")], edited(CONTENT, (7, b"THEIRS"))[:250_000]),
+        ([at(7, b"OURS")], [cut(250_000)], edited(CONTENT, (7, b"OURS"))[:250_000]),
+        ([at(50, b"SAME")], [at(50, b"SAME")], edited(CONTENT, (50, b"SAME"))),
+        ([cut(END + 9)], [at(7, b"THEIRS")], edited(CONTENT, (7, b"THEIRS"), (END, bytes(9)))),
+    ],
+    ids=["neighbours", "many", "append", "append there", "cut", "cut there", "same", "grow"],
+)
+async def test_ranges_that_do_not_overlap_merge(
+    nodes: NodeMaker,
+    other_nodes: NodeMaker,
+    tmp_path: Path,
+    mdmf: bool,
+    ours: list[Edit],
+    theirs: list[Edit],
+    merged: bytes,
+) -> None:
+    async with two_mounts(nodes, other_nodes, tmp_path, CONTENT, mdmf) as (here, there, file):
+        for edit in ours:
+            await edit(here)
+        for edit in theirs:
+            await edit(there)
+        await there.drain()
+        assert (await agreed(here, there)) == {b"m": merged}
+        assert await on_grid(nodes, file) == merged
+        assert not here.tree.conflicts
+        assert not there.tree.conflicts
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([at(100, b"OURSOURS")], [at(104, b"THEIRS")]),
+        ([at(100, b"OURS"), at(9, b"x")], [at(100, b"THEY")]),
+        ([at(END, b"OURS")], [at(END, b"THEIRS")]),
+        ([cut(100_000)], [at(END, b"THEIRS")]),
+        ([cut(100_000)], [at(200_000, b"THEIRS")]),
+        ([at(200_000, b"OURS")], [cut(100_000)]),
+        ([cut(0), at(0, b"OURS")], [at(END - 1, b"z")]),
+    ],
+    ids=["part", "one of two", "append", "cut and append", "cut", "cut there", "whole"],
+)
+async def test_where_ranges_overlap_the_grids_version_stays(
+    nodes: NodeMaker,
+    other_nodes: NodeMaker,
+    tmp_path: Path,
+    mdmf: bool,
+    ours: list[Edit],
+    theirs: list[Edit],
+) -> None:
+    """Also next to ranges that do not overlap: ours is kept as a whole, beside theirs."""
+    async with two_mounts(nodes, other_nodes, tmp_path, CONTENT, mdmf) as (here, there, file):
+        for edit in ours:
+            await edit(here)
+        for edit in theirs:
+            await edit(there)
+        wanted, copied = await there.read("m"), await here.read("m")
+        await there.drain()
+        seen = await agreed(here, there)
+        assert seen.pop(b"m") == wanted == await on_grid(nodes, file)
+        ((name, copy),) = seen.items()
+        assert name.startswith(b"m.conflict-here-")
+        assert copy == copied
+
+
+@both_kinds
+async def test_a_file_that_is_open_while_others_change_it(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, mdmf: bool
+) -> None:
+    """The range is compared with what it was when the file was opened, not with what came later."""
+    async with two_mounts(nodes, other_nodes, tmp_path, CONTENT, mdmf) as (here, there, _file):
+        handle = await here.open("m", os.O_RDWR)
+        await there.write("m", b"THEIRS", 100)
+        await there.drain()
+        await here.pwrite(handle, b"OURS", 50_000)
+        await here.close(handle)
+        assert await agreed(here, there) == {b"m": edited(CONTENT, (100, b"THEIRS"), (50_000, b"OURS"))}
+        handle = await here.open("m", os.O_RDWR)
+        await there.write("m", b"theirs", 100)
+        await there.drain()
+        await here.pwrite(handle, b"ours", 102)
+        await here.close(handle)
+        seen = await agreed(here, there)
+        assert seen[b"m"] == edited(CONTENT, (100, b"theirs"), (50_000, b"OURS"))
+        assert len(seen) == 2
+
+
+@both_kinds
+async def test_a_merge_after_a_restart(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, mdmf: bool
+) -> None:
+    root, _file = await mutable_in_root(nodes, CONTENT, mdmf)
+    async with opened(nodes, root, tmp_path / "here", NEVER) as fs:
+        await fs.write("m", b"OURS", 1000)
+        await fs.write("m", b"MORE", END)
+    async with opened(other_nodes, root, tmp_path / "there", NEVER) as fs:
+        await fs.write("m", b"THEIRS", 1004)
+        await fs.drain()
+    async with opened(nodes, root, tmp_path / "here", NEVER) as fs:
+        await fs.drain()
+        assert await fs.read("m") == edited(CONTENT, (1000, b"OURSTHEIRS"), (END, b"MORE"))
+        assert not fs.tree.conflicts
+        assert [key for key, _ in fs.tree.journal.metas("before:")] == []
+        assert [key for key, _ in fs.tree.journal.metas("base:")] == []

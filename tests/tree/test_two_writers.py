@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,41 +16,9 @@ from lafsfs.formats.dirnode import make_entry
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import client, share_files
+from tests.support.pairs import NEVER, ONCE, agree, both
 from tests.support.storage import StorageServer
 from tests.support.trees import Files, left_in, new_root, opened
-
-NEVER = TreeOptions(publish_delay=3600.0, refresh=0.0, label="here")
-"""Nothing is published before somebody drains; directories are looked at again with every access."""
-ONCE = TreeOptions(publish_delay=3600.0, refresh=3600.0, label="there")
-"""Directories are not looked at again: what others did is seen only when publishing."""
-
-
-@asynccontextmanager
-async def both(
-    nodes: NodeMaker, other: NodeMaker, folder: Path, options: TreeOptions
-) -> AsyncIterator[tuple[Files, Files]]:
-    """Two trees of one new root."""
-    root = await new_root(nodes)
-    async with AsyncExitStack() as stack:
-        here = await stack.enter_async_context(opened(nodes, root, folder / "here", options))
-        there = await stack.enter_async_context(opened(other, root, folder / "there", options))
-        yield here, there
-
-
-async def agree(here: Files, there: Files) -> set[bytes]:
-    """Both have published all, and see the same; the paths."""
-    for _ in range(2):
-        await here.drain()
-        await there.drain()
-    for fs in (here, there):
-        for inode in list(fs.tree.inodes):
-            if inode.folder is not None:
-                inode.folder.checked = float("-inf")
-        assert left_in(fs.tree) == []
-    ours, theirs = await here.everything(), await there.everything()
-    for path in {*ours, *theirs}:
-        assert (path, ours.get(path)) == (path, theirs.get(path))
-    return set(ours)
 
 
 @pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])

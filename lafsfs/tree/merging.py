@@ -1,0 +1,174 @@
+"""Our changes of one directory against a newer version of it: who wins, what is kept beside it, what is united."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from lafsfs.formats.caps import DirCap, parse
+from lafsfs.tree.change import Change, attempts_key
+from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
+from lafsfs.tree.entries import Seen, write_entry
+from lafsfs.tree.inodes import Inode
+from lafsfs.tree.journal import Batch, EdgeRow
+from lafsfs.tree.merge import Verdict, conflict_name, decide
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+
+class Merging:
+    """Holds pending names against the version last seen. The caller has the directory's lock."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def merge(self, folder: Folder, ready: Collection[bytes]) -> list[bytes]:
+        """Drop or rename what loses. The names under which both sides made a directory, to be united, are left."""
+        return [name for name in ready if self._merge_one(folder, name)]
+
+    def _merge_one(self, folder: Folder, name: bytes) -> bool:
+        tree, pending = self._tree, folder.pending[name]
+        theirs = folder.snapshot.packed.raw(folder.stored(name)) if folder.snapshot is not None else None
+        ours = None
+        if pending.ino is not None and digest(theirs) != pending.base:
+            inode = tree.inode(pending.ino)
+            writekey = folder.node.writekey if folder.node is not None else None
+            ours = write_entry(inode, folder.stored(name), name, None, writekey)
+        verdict = decide(theirs, ours, pending.base, folder.attempts.get(name, ()))
+        if verdict is Verdict.DROP:
+            self.let_theirs_stand(folder, name)
+        elif verdict is Verdict.CONFLICT and name in folder.hidden:
+            self.let_theirs_stand(folder, name)
+            tree.hard_links.yielded()
+        elif verdict is Verdict.CONFLICT and tree.hard_links.is_anchor((folder.inode.ino, name)):
+            if tree.hard_links.is_older(pending.ino):
+                self.let_theirs_stand(folder, name)
+        elif verdict is Verdict.CONFLICT:
+            return self.clash(folder, name)
+        return False
+
+    def clash(self, folder: Folder, name: bytes) -> bool:
+        """Both sides have something under one name: true if the two are directories that can be united, else both
+        are kept.
+        """
+        pending = folder.pending[name]
+        assert pending.ino is not None
+        if pending.base is None and self._can_unite(folder, name, self._tree.inode(pending.ino)):
+            return True
+        self._keep_both(folder, name)
+        return False
+
+    def let_theirs_stand(self, folder: Folder, name: bytes) -> None:
+        """Give up our change of a name."""
+        if name in folder.pending:
+            batch = Batch()
+            batch.edges[folder.inode.ino, name] = None
+            self._tree.journal.commit(batch, freeing=True)
+            ino = folder.pending[name].ino
+            self.forget_pending(folder, name)
+            self._tree.settle(self._tree.inodes.get(ino or 0))
+        folder.show(name, UNKNOWN)
+        self._tree.count_subdirectories(folder)
+        self._tree.kernel.entry_changed(folder.inode.ino, name)
+
+    def forget_pending(self, folder: Folder, name: bytes) -> None:
+        """A name does not differ from the grid any more; its journal row is gone already."""
+        pending = folder.pending.pop(name)
+        inode = self._tree.inodes.get(pending.ino) if pending.ino is not None else None
+        if inode is not None:
+            inode.pending -= 1
+
+    # --- both are kept -----------------------------------------------------------------------------------
+
+    def _keep_both(self, folder: Folder, name: bytes) -> None:
+        pending = folder.pending[name]
+        assert pending.ino is not None
+        inode = self._tree.inode(pending.ino)
+        theirs = self._tree.see(folder, folder.base_raw(name) or b"")
+        taken = folder.kids.__contains__
+        other = conflict_name(name, self._tree.options.label, time.time(), taken)
+        change = Change(self._tree)
+        if theirs.ino == inode.ino and inode.nlink == 1 and not inode.writers:
+            # The number stays with theirs. (Whoever is writing keeps writing ours, whatever its number.)
+            copy = self._twin(inode)
+            change.touch(copy)
+            change.count_links(inode, -1)
+            inode = copy
+        change.point(folder, other, inode)
+        change.point(folder, name, None)
+        change.commit(freeing=True)
+        crash_point("directory.conflict")
+        self.let_theirs_stand(folder, name)
+        self._tree.note_conflict(inode)
+
+    def _twin(self, inode: Inode) -> Inode:
+        """A new inode that is as `inode` is on the grid."""
+        twin = Inode(self._tree.inodes.fresh_number(), inode.attributes, inode.caps)
+        twin.xattrs, twin.extra = inode.xattrs, inode.extra
+        return twin
+
+    # --- two directories become one ----------------------------------------------------------------------
+
+    def _can_unite(self, folder: Folder, name: bytes, inode: Inode) -> bool:
+        """Whether ours is a directory that nobody else knows yet, and theirs one that we can write."""
+        raw = folder.base_raw(name)
+        if raw is None or inode.folder is None or inode.born != (folder.inode.ino, name):
+            return False
+        cap = parse(self._tree.see(folder, raw).caps[0])
+        return isinstance(cap, DirCap) and cap.is_writable
+
+    async def unite(self, folder: Folder, name: bytes) -> None:
+        """Two mkdirs of one name: ours becomes theirs, and what is in ours is added to it."""
+        inode = self._tree.inodes.get(folder.pending[name].ino or 0)
+        if inode is None or inode.folder is None:
+            return
+        ours = inode.folder
+        async with ours.lock:
+            if not ours.loaded:
+                await self._tree.load(ours)
+            pending, raw = folder.pending.get(name), folder.base_raw(name)
+            if pending is None or pending.ino != inode.ino or raw is None:
+                return  # removed or replaced meanwhile
+            self._become(folder, name, inode, self._tree.see(folder, raw))
+        crash_point("directory.united")
+        self._tree.count_subdirectories(folder)
+        self._tree.kernel.inode_changed(inode.ino, content=True)
+        self._tree.publisher.directory_changed(ours)
+
+    def _become(self, folder: Folder, name: bytes, inode: Inode, theirs: Seen) -> None:
+        tree, ours = self._tree, inode.folder
+        assert ours is not None
+        cap = parse(theirs.caps[0])
+        assert isinstance(cap, DirCap)
+        kids = {kid: tree.resolve(ours, kid) for kid in list(ours.kids)}
+        before = inode.caps, inode.attributes, inode.xattrs, inode.extra, inode.born
+        inode.caps, inode.attributes, inode.born = theirs.caps, theirs.attributes, None
+        inode.xattrs, inode.extra = theirs.xattrs, theirs.extra
+        batch = Batch()
+        batch.edges[folder.inode.ino, name] = None
+        batch.meta[attempts_key(inode.ino)] = None
+        batch.objects[inode.ino] = inode.row()
+        added: dict[bytes, Pending] = {}
+        for kid in {*ours.pending, *kids}:
+            child = kids.get(kid)
+            batch.edges[inode.ino, kid] = EdgeRow(kid, child.ino, None, None) if child is not None else None
+            if child is not None:
+                batch.objects[child.ino] = child.row()
+                added[kid] = Pending(child.ino, None, None, tree.next_version())
+        try:
+            tree.journal.commit(batch, freeing=True)
+        except BaseException:
+            inode.caps, inode.attributes, inode.xattrs, inode.extra, inode.born = before
+            raise
+        self.forget_pending(folder, name)
+        inode.stored = True
+        for kid in list(ours.pending):
+            self.forget_pending(ours, kid)
+        for kid, pending in added.items():
+            child = tree.inode(pending.ino or 0)
+            child.stored, child.pending = True, child.pending + 1
+            ours.pending[kid] = pending
+        ours.start_over(tree.nodes.directory(cap))
