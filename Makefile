@@ -16,9 +16,10 @@ PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 SEED ?= 1
 ROUNDS ?= 200
+SECONDS ?= 600
 BENCH_OUT ?= build/bench
 
-.PHONY: help install lock check format test interop scenario vectors crash soak posix pjdfstest bench plots demo stop clean
+.PHONY: help install lock check format test interop scenario vectors crash contention soak posix pjdfstest bench plots demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +69,9 @@ crash: install ## crashes, faults, power failures under load: SEED=1 ROUNDS=200,
 
 soak: install ## a long load with a server that comes and goes; nothing may grow: MINUTES=60
 	$(BIN)/python -m tests.crash.soak --minutes $(or $(MINUTES),60)
+
+contention: install $(TAHOE) ## five mounts and a Tahoe node at random work on one tree: SEED=1 SECONDS=600
+	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(BIN)/python -m tests.contention --seed $(SEED) --seconds $(SECONDS)
 
 posix: install ## POSIX semantics and ordinary programs on real mounts, then on 3-of-10 with three servers stopped
 	@sh contrib/install/posix.sh

@@ -109,5 +109,6 @@ async def detach(tree: Tree, parent: int, name: bytes, timeout: float | None = N
             if tree.resolve(folder, name) is not inode:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             tree.names.remove_directory(folder, name, inode)
+            folder.removed.pop(name, None)  # others may go on changing what is in it
     tree.kernel.entry_changed(parent, name)
     tree.kernel.inode_changed(parent, content=True)

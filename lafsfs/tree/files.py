@@ -30,11 +30,15 @@ _IN_THREAD = 64 * 1024  # larger writes leave the event loop
 
 
 class OpenFile:
-    """A handle. `reader` is the node of the content it reads, made on first use for `version` of the inode."""
+    """A handle. `reader` is the node of the content it reads, made on first use for `version` of the inode.
 
-    __slots__ = ("inode", "reader", "version", "writable")
+    `appends`: opened with O_APPEND.
+    """
 
-    def __init__(self, inode: Inode, writable: bool) -> None:
+    __slots__ = ("appends", "inode", "reader", "version", "writable")
+
+    def __init__(self, inode: Inode, writable: bool, appends: bool = False) -> None:
+        self.appends = appends
         self.inode = inode
         self.writable = writable
         self.reader: FileNode | None = None
@@ -71,7 +75,7 @@ class Files:
             await self._tree.publisher.mutable.opened(inode)
         elif inode.content is None and inode.caps is not None:
             self._tree.file_node(inode.caps)  # what nobody can read is no empty file
-        handle = self._new_handle(inode, writable)
+        handle = self._new_handle(inode, writable, bool(flags & os.O_APPEND))
         if flags & os.O_TRUNC:
             try:
                 await self.truncate(inode, 0)
@@ -93,10 +97,10 @@ class Files:
         """A handle of a file that was just created."""
         return self._new_handle(inode, writable)
 
-    def _new_handle(self, inode: Inode, writable: bool) -> int:
+    def _new_handle(self, inode: Inode, writable: bool, appends: bool = False) -> int:
         number = self._next
         self._next += 1
-        self._handles[number] = OpenFile(inode, writable)
+        self._handles[number] = OpenFile(inode, writable, appends)
         inode.opens += 1
         inode.writers += writable
         return number
@@ -184,18 +188,22 @@ class Files:
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         """Put `data` at `offset`; on return it survives a crash of this process. NoSpaceError (see pushback.py)."""
-        inode = self._handle(handle).inode
+        file = self._handle(handle)
+        inode = file.inode
         self._tree.check_writable(inode)
         ensure_linked(self._tree, inode)
+        offset = _end_or(offset, file)
         self._check_size(inode, offset + len(data))
         await self._tree.publisher.mutable.before(inode, offset, offset + len(data))
         if not self._tree.staging.has_room(len(data)):
             raise NoSpaceError("the staging limit is reached, or the disk is full")
         lock = self._locks.get(inode.ino)
         if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
-            self._write_now(inode, offset, data)
+            self._write_now(inode, _end_or(offset, file), data)
+            self._tell_size(file)
             return len(data)
         async with self.changing(inode):
+            offset = _end_or(offset, file)
             staged = self._to_staged(inode)
             mtime = now()
             placed = await trio.to_thread.run_sync(staged.append, offset, data, mtime)
@@ -203,7 +211,13 @@ class Files:
             self._grown(inode, staged, mtime)
             if staged.wasteful:
                 await self._rewrite(inode, staged)
+        self._tell_size(file)
         return len(data)
+
+    def _tell_size(self, file: OpenFile) -> None:
+        """The kernel may have reckoned the end of the file from an older size."""
+        if file.appends and file.inode.followed:
+            self._tree.kernel.inode_changed(file.inode.ino, content=True)
 
     def _check_size(self, inode: Inode, size: int) -> None:
         """EFBIG for a file, sparse or not, that all servers together could not take: holes take space there."""
@@ -354,6 +368,13 @@ def _check_there(inode: Inode) -> None:
         return
     if isinstance(content, Staged) or content.data is None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def _end_or(offset: int, file: OpenFile) -> int:
+    """Where a write goes: the kernel reckons the end of a file from a size that may be older than what we follow."""
+    if file.appends and file.inode.followed:
+        return file.inode.attributes.size
+    return offset
 
 
 def _patched(old: bytes, offset: int, data: Buffer) -> bytes:

@@ -46,7 +46,8 @@ class Inode:
     `extra` holds metadata keys of other clients that must survive a rename. `pending` counts the changed edges that
     lead here; `stored` says whether the journal has a row. `version` grows with every change of content.
     `born` is the name that a directory was made under, until others can know it. `lost` is the name that somebody else
-    took from a file which is open for writing here, `alias` the number that its entries carry then.
+    took from a file which is open for writing here, `alias` the number that its entries carry then. `followed`: another
+    client changed the content, and the kernel may not know its size yet.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class Inode:
         "content",
         "extra",
         "folder",
+        "followed",
         "hint",
         "ino",
         "links",
@@ -86,6 +88,7 @@ class Inode:
         self.born: Link | None = None
         self.lost: Link | None = None
         self.alias: int | None = None
+        self.followed = False
         self.anchors = 0
         self.lookups = 0
         self.opens = 0

@@ -137,6 +137,7 @@ class Merging:
         self._tree.count_subdirectories(folder)
         self._tree.kernel.inode_changed(inode.ino, content=True)
         self._tree.publisher.directory_changed(ours)
+        self._tree.settle(inode)  # nothing was in it
 
     def _become(self, folder: Folder, name: bytes, inode: Inode, theirs: Seen) -> None:
         tree, ours = self._tree, inode.folder

@@ -398,6 +398,7 @@ class Viewing:
         if seen.nlink and not inode.is_dir:
             inode.nlink = seen.nlink
         inode.version += content
+        inode.followed |= content
         self.kernel.inode_changed(inode.ino, content)
 
     async def measured(self, inode: Inode) -> Inode:
@@ -431,6 +432,7 @@ class Viewing:
         if not quietly and version != known:
             inode.attributes = inode.attributes._replace(size=version.size)
             inode.version += 1
+            inode.followed = True
             self.kernel.inode_changed(inode.ino, content=True)
 
     def measured_version(self, inode: Inode) -> Version | None:

@@ -15,7 +15,7 @@ import trio
 from lafsfs.config import Encoding
 from lafsfs.formats.caps import DirCap
 from lafsfs.tree.options import TreeOptions
-from tests.support.contention import Tokens, TreeWorker, unlike
+from tests.support.contention import OfTree, Tokens, Worker, unlike
 from tests.support.grids import client, failing
 from tests.support.pairs import look_again
 from tests.support.storage import StorageServer
@@ -46,9 +46,11 @@ async def clients(
 
 
 async def work(mounts: list[Files], tokens: Tokens, seed: str) -> Counter[str]:
-    workers = [TreeWorker(fs, f"m{number}", f"{seed}/{number}", tokens) for number, fs in enumerate(mounts)]
+    workers = [
+        Worker(OfTree(fs), f"m{number}", f"{seed}/{number}", tokens) for number, fs in enumerate(mounts)
+    ]
 
-    async def run(worker: TreeWorker, pauses: random.Random) -> None:
+    async def run(worker: Worker, pauses: random.Random) -> None:
         for _ in range(STEPS):
             await worker.step()
             await trio.sleep(pauses.choice((0.0, 0.0, 0.01, 0.1)))
@@ -85,7 +87,7 @@ async def check(mounts: list[Files], tokens: Tokens) -> None:
         assert fs.tree.status().errors == []
     contents = [what[-1] for what in seen["m0"].values()]
     missing = tokens.missing(one for one in contents if isinstance(one, bytes))
-    assert not missing, f"{sorted(missing)} of {len(tokens.acknowledged)} are lost"
+    assert not missing, f"{sorted(missing)} of {len(tokens.acknowledged)} are lost:\n{tokens.history}"
 
 
 @pytest.mark.parametrize("encoding", [Encoding(1, 1, 1), Encoding(2, 3, 3)], ids=["1of1", "2of3"])

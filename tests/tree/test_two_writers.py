@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -138,6 +139,23 @@ async def test_an_open_file_keeps_the_version_it_opened(
         assert await there.read("file") == b"new" * 50
         assert await there.pread(handle, 1000, 0) == b"old" * 100
         await there.close(handle)
+
+
+async def test_an_append_goes_to_the_end_that_others_moved(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """The kernel reckons the end from the size it knows, which may be that of the version before."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("file", b"1" * 100)
+        await agree(here, there)
+        await there.write("file", b"2" * 50, 100)
+        await there.drain()
+        handle = await here.open("file", os.O_WRONLY | os.O_APPEND)
+        await here.pwrite(handle, b"3" * 10, 100)
+        await here.pwrite(handle, b"4" * 70_000, 110)
+        await here.close(handle)
+        await agree(here, there)
+        assert await there.read("file") == b"1" * 100 + b"2" * 50 + b"3" * 10 + b"4" * 70_000
 
 
 async def test_both_write_all_the_time(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path) -> None:
