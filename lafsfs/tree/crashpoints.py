@@ -15,13 +15,14 @@ from typing import Final
 POINTS: Final = frozenset(
     {
         # the journal
-        "journal.open",  # the file and its tables are there, nothing is read
-        "journal.begin",  # a transaction has begun
-        "journal.write",  # its rows are written, the commit is not
+        "journal.open",  # everything in it was read
+        "journal.segment",  # a new segment was begun, there is nothing in it
+        "journal.torn",  # half of a record is written
         "journal.commit",  # it is committed, memory does not know
         "journal.sync",  # its log is on the disk, the mark is not
         "journal.mark",  # the mark is written too
-        "journal.checkpoint",  # the log was moved into the database
+        "journal.tidy",  # what counts of an old segment was copied, the segment is still there
+        "journal.remove",  # the copies are on the disk, the segment is still there
         # staged content
         "staging.create",  # the log file exists, no row names it
         "staging.torn",  # half of a record is written

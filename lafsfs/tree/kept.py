@@ -21,7 +21,7 @@ from lafsfs.errors import FormatError, JournalError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Directory, Snapshot, pack
 from lafsfs.transfer.servermap import Version
-from lafsfs.tree.journal import LOW_SPACE
+from lafsfs.tree.reserve import LOW_SPACE
 from lafsfs.tree.sealing import Sealer, subkey
 
 if TYPE_CHECKING:

@@ -77,21 +77,20 @@ class _Reading:
 
     def contents(self) -> None:
         """Small contents that cannot be read are only noted: reading them says EIO, publishing waits for ever."""
-        for ino in self._tree.journal.damaged_contents():
-            inode = self._tree.inodes.get(ino)
-            if inode is not None and isinstance(inode.content, Inline):
+        for inode in self._tree.inodes:
+            if isinstance(inode.content, Inline) and not self._tree.journal.has_content(inode.ino):
                 self.losses.contents.append(inode)
 
     def _object(self, ino: int, row: Any) -> None:
         tree = self._tree
-        attributes, nlink, xattrs, extra, caps, content, parent, *rest = row
+        attributes, nlink, xattrs, extra, caps, content, parent, born = row
         inode = tree.inodes.get(ino) if ino == ROOT else None
         if inode is None:
             inode = Inode(ino, Attributes(*attributes), tuple(caps) if caps else None, nlink)
         else:
             inode.attributes, inode.nlink = Attributes(*attributes), nlink
         inode.xattrs, inode.extra, inode.stored = xattrs, extra, True
-        inode.born = (rest[0][0], bytes(rest[0][1])) if rest and rest[0] else None
+        inode.born = (born[0], bytes(born[1])) if born else None
         if content is not None and content[0] == "i":
             inode.content = Inline(None)
             account_inline(tree, inode)

@@ -1,8 +1,7 @@
 """When what is written locally gets to the disk, and in which order (contrib/doc/concurrency.md).
 
-1. staged logs, 2. a journal transaction that says how far they are synced, and counts this sync, 3. the journal's
-write-ahead log, 4. the mark that tells which sync the journal must at least hold, 5. deletion of logs that no row
-names.
+1. staged logs, 2. a journal transaction that says how far they are synced, 3. the journal's own log, 4. the mark that
+tells how long that must at least be, 5. deletion of logs that no row names, and of old parts of the journal.
 Whatever instant the power fails at, what the journal on the disk names is on the disk as well, up to what was written
 since the sync before.
 """
@@ -24,6 +23,7 @@ log = logging.getLogger(__name__)
 
 EVERY = 0.4  # seconds between two syncs; with their own time it must stay within the second that is promised
 _AFTER_FAILURE = 2.0
+_TIDY_STEPS = 64  # between two syncs
 LOG_KEY = "log:"
 
 
@@ -76,8 +76,7 @@ class Syncer:
             self._wake = trio.Event()
             try:
                 await self.sync_all()
-                await trio.to_thread.run_sync(self._journal.checkpoint_if_large)
-                self._journal.tidy()
+                await self._tidy()
                 self.failure = ""
             except (OSError, LafsError) as problem:
                 if not self.failure:
@@ -85,6 +84,13 @@ class Syncer:
                 self.failure = str(problem)
                 await trio.sleep(_AFTER_FAILURE)
             await trio.sleep(EVERY)
+
+    async def _tidy(self) -> None:
+        for _ in range(_TIDY_STEPS):
+            if not self._journal.wasteful:
+                break
+            self._journal.tidy()
+            await trio.lowlevel.checkpoint()
 
     async def _sync_log(self, staged: StagedFile) -> None:
         if staged.length <= staged.synced:
@@ -102,8 +108,8 @@ class Syncer:
     async def _sync_journal(self) -> None:
         retired, self._staging.retired = self._staging.retired, []
         try:
-            generation = self._journal.count_sync(self._marks())
-            await trio.to_thread.run_sync(partial(self._journal.sync, generation))
+            point = self._journal.sync_point(self._marks())
+            await trio.to_thread.run_sync(partial(self._journal.sync, point))
         except BaseException:
             self._staging.retired += retired
             self._journal.dirty = True

@@ -71,7 +71,7 @@ class Tree(Viewing):
         self._version = 0
         key = state_key(root)
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.journal = Journal(state_dir / "journal.sqlite", key)
+        self.journal = Journal(state_dir / "journal", key)
         listed = self.journal.meta(CONFLICTS)
         self.conflicts.extend(listed if isinstance(listed, list) else [])
         self.staging = StagingArea(state_dir / "staged", subkey(key, b"staging"), options.staging_limit)

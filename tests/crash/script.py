@@ -21,7 +21,7 @@ from lafsfs.formats.dirnode import child_entry, understand
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool
-from lafsfs.tree import journal
+from lafsfs.tree import journal, record_log
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import SECRETS
 from tests.support.trees import Files, opened
@@ -130,7 +130,9 @@ def _unlink(path: str) -> Act:
 def _drain() -> Act:
     async def call(fs: Files) -> None:
         await fs.drain()
-        await trio.to_thread.run_sync(fs.tree.journal.checkpoint_if_large)
+        while fs.tree.journal.wasteful:
+            fs.tree.journal.tidy()
+        await fs.tree.syncer.sync_all()
 
     return Act(call, lambda picture: None)
 
@@ -157,7 +159,8 @@ def _interfere(name: str) -> Act:
 
 async def run(grid_file: Path, state: Path, seed: str, root: DirCap) -> None:
     """All acts on a tree; a line on stdout for each that returned."""
-    journal.CHECKPOINT_BYTES = 64 << 10
+    record_log.SEGMENT_BYTES = 4 << 10
+    journal.SLACK_BYTES = 4 << 10
     profile = GridProfile.load(grid_file)
     async with Grid(profile, ClientSecrets(SECRETS.convergence, SECRETS.lease)) as grid:
         nodes = NodeMaker(grid, None, KeyPool(None, None, 0))

@@ -10,10 +10,7 @@ import pytest
 
 
 class Disk:
-    """Watches fsync and fdatasync of this process below `top`. The calls themselves are the real ones.
-
-    SQLite's own syncs are not seen; they happen only at checkpoints, and the database itself is taken as it is.
-    """
+    """Watches fsync and fdatasync of this process below `top`. The calls themselves are the real ones."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
         self._top = top
@@ -47,8 +44,6 @@ class Disk:
             there = copy / path.relative_to(self._top)
             if path.is_dir():
                 there.mkdir(exist_ok=True)
-            elif path.suffix == ".sqlite":
-                there.write_bytes(path.read_bytes())
         for path, content in self._contents.items():
             if path in self._names:
                 there = copy / path.relative_to(self._top)

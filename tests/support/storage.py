@@ -90,8 +90,9 @@ class StorageServer:
                 )
             os.close(write_end)
             write_end = -1
-            readable, _, _ = select.select([read_end], [], [], START_SECONDS)
-            if not readable or os.read(read_end, 16) != b"ready\n":
+            poll = select.poll()
+            poll.register(read_end, select.POLLIN)
+            if not poll.poll(START_SECONDS * 1000) or os.read(read_end, 16) != b"ready\n":
                 self.kill()
                 raise AssertionError(f"lafs-storage did not start:\n{self.log.read_text()[-4000:]}")
         finally:

@@ -293,12 +293,8 @@ def left_in(tree: Tree) -> list[str]:
     """What the journal and the staging area still hold, the root's own attributes left out."""
     left = [f"object {ino}" for ino, _ in tree.journal.objects() if ino != ROOT]
     left += [f"edge {edge.name!r} in {ino}" for ino, edge in tree.journal.edges() if edge is not None]
-    left += [f"content {ino}" for (ino,) in tree.journal._db.execute("select ino from content")]
-    left += [
-        str(name)
-        for (name,) in tree.journal._db.execute("select name from meta")
-        if name.startswith("attempts")
-    ]
+    left += [f"content {ino}" for ino in tree.journal.contents()]
+    left += [name for name, _ in tree.journal.metas("attempts")]
     left += [f"log {path.name}" for path in tree.staging.directory.iterdir()]
     return left
 

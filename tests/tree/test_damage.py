@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from lafsfs.formats.caps import DirCap
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.record_log import RecordLog
+from lafsfs.tree.rows import CONTENT, EDGE, OBJECT, Row, name_in_edge, rows_of
+from lafsfs.tree.sealing import state_key, subkey
 from tests.support.trees import Files, new_root, opened
 
 BIG = os.urandom(500_000)
@@ -41,25 +43,28 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def overwrite(database: Path, page: int) -> None:
-    """Fill a page with noise."""
-    assert database.stat().st_size > (page + 1) * 4096
-    with database.open("r+b") as file:
-        file.seek(page * 4096)
-        file.write(os.urandom(4096))
-
-
-def spoil(state: Path, table: str, where: str = "1") -> int:
-    """Change the payloads of some rows; how many."""
-    db = sqlite3.connect(state / "journal.sqlite")
-    with db:
-        key = {"object": "ino", "content": "ino", "edge": "id", "meta": "name"}[table]
-        rows = db.execute(f"select {key}, payload from {table} where {where}").fetchall()
-        for name, payload in rows:
-            bad = payload[:-1] + bytes([payload[-1] ^ 1])
-            db.execute(f"update {table} set payload = ? where {key} = ?", (bad, name))
-    db.close()
-    return len(rows)
+def spoil(state: Path, root: DirCap, kind: int, ino: int | None = None) -> int:
+    """Make some rows of the journal unreadable, each of them in a record of its own; how many."""
+    key = subkey(state_key(root), b"journal")
+    old, fresh = (RecordLog(state / name, key) for name in ("journal", "journal.new"))
+    rows: dict[tuple[object, ...], Row] = {}
+    for _, record in old.read_back():
+        for one in rows_of(record):
+            named = one.payload if one.gone or one.kind != EDGE else name_in_edge(one.payload)
+            rows[one.kind, one.number, named if one.kind == EDGE else b""] = one
+    places = []
+    for one in rows.values():
+        place = fresh.append(one.packed())
+        if one.kind == kind and not one.gone and ino in (None, one.number) and one.number > (kind == OBJECT):
+            places.append((state / "journal" / fresh.segment_of(place).path.name, place & 0xFFFFFF))
+    fresh.sync(fresh.sync_point())
+    for log in (old, fresh):
+        log.close()
+    shutil.rmtree(state / "journal")
+    (state / "journal.new").rename(state / "journal")
+    for path, position in places:
+        flip(path, position + 30)
+    return len(places)
 
 
 async def contents(fs: Files) -> dict[str, bytes]:
@@ -80,9 +85,9 @@ async def test_unreadable_objects_are_listed_and_their_contents_recovered(
     nodes: NodeMaker, tmp_path: Path
 ) -> None:
     root = await make(nodes, tmp_path)
-    assert spoil(tmp_path, "object", "ino > 1") == 3
+    assert spoil(tmp_path, root, OBJECT) == 3
     async with opened(nodes, root, tmp_path) as fs:
-        assert listed(fs, "3 objects")
+        assert listed(fs, "cannot be read")
         found = await contents(fs)
         assert BIG in found.values()
         assert SMALL in found.values()
@@ -96,9 +101,9 @@ async def test_unreadable_names_are_listed_and_their_files_recovered(
     nodes: NodeMaker, tmp_path: Path
 ) -> None:
     root = await make(nodes, tmp_path)
-    count = spoil(tmp_path, "edge")
+    assert spoil(tmp_path, root, EDGE) == 4
     async with opened(nodes, root, tmp_path) as fs:
-        assert listed(fs, f"{count} names")
+        assert listed(fs, "cannot be read")
         assert {BIG, SMALL} <= set((await contents(fs)).values())
 
 
@@ -106,9 +111,9 @@ async def test_an_unreadable_directory_gives_its_files_to_the_root(nodes: NodeMa
     root = await make(nodes, tmp_path)
     async with opened(nodes, root, tmp_path) as fs:
         number = (await fs.find("dir")).ino
-    assert spoil(tmp_path, "object", f"ino = {number}") == 1
+    assert spoil(tmp_path, root, OBJECT, number) == 1
     async with opened(nodes, root, tmp_path) as fs:
-        assert listed(fs, "1 objects")
+        assert listed(fs, "cannot be read")
         found = await contents(fs)
         assert [found[path] for path in found if path.endswith("-small")] == [SMALL]
         assert [found[path] for path in found if path.endswith("-big")] == [BIG]
@@ -118,7 +123,7 @@ async def test_a_damaged_small_content_is_listed_and_never_published(
     nodes: NodeMaker, tmp_path: Path
 ) -> None:
     root = await make(nodes, tmp_path)
-    assert spoil(tmp_path, "content") == 1
+    assert spoil(tmp_path, root, CONTENT) == 1
     async with opened(nodes, root, tmp_path) as fs:
         assert listed(fs, "dir/small")
         with pytest.raises(OSError, match="damaged"):
@@ -170,24 +175,28 @@ async def test_a_missing_staged_file(nodes: NodeMaker, tmp_path: Path) -> None:
         assert listed(fs, "dir/big")
 
 
-@pytest.mark.parametrize("page", [1, 4, 7, 10])
-async def test_a_damaged_page_of_the_database(nodes: NodeMaker, tmp_path: Path, page: int) -> None:
+@pytest.mark.parametrize("page", [0, 1, 3, 5])
+async def test_a_damaged_page_of_the_journal(nodes: NodeMaker, tmp_path: Path, page: int) -> None:
     root = await make(nodes, tmp_path, 100)
-    overwrite(tmp_path / "journal.sqlite", page)
+    segment = max((tmp_path / "journal").glob("*.seg"), key=lambda path: path.stat().st_size)
+    assert segment.stat().st_size > (page + 1) * 4096
+    with segment.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(os.urandom(4096))
     async with opened(nodes, root, tmp_path) as fs:
         assert fs.tree.status().errors
         names = await fs.names()
         assert len(names) >= 50, f"{fs.tree.status().errors}: too little was saved"
-        assert any(name.startswith("damaged-") for name in os.listdir(tmp_path)), "the damaged file is kept"
         await fs.write("goes on", b"x")
         assert await fs.read("goes on") == b"x"
 
 
-async def test_a_file_that_is_no_database(nodes: NodeMaker, tmp_path: Path) -> None:
+async def test_a_segment_of_noise(nodes: NodeMaker, tmp_path: Path) -> None:
     root = await make(nodes, tmp_path)
-    (tmp_path / "journal.sqlite").write_bytes(os.urandom(20_000))
+    for segment in (tmp_path / "journal").glob("*.seg"):
+        segment.write_bytes(os.urandom(segment.stat().st_size))
     async with opened(nodes, root, tmp_path) as fs:
-        assert listed(fs, "journal file itself")
+        assert listed(fs, "cannot be read")
         assert BIG in (await contents(fs)).values(), "the staged content has no name left, but it is there"
 
 
@@ -199,10 +208,10 @@ async def test_a_lost_end_of_the_log(nodes: NodeMaker, tmp_path: Path) -> None:
             await fs.write(f"f{number}", b"x" * 1000)
             await fs.tree.syncer.sync_all()
         shutil.copytree(state, copy)
-    wal = copy / "journal.sqlite-wal"
-    os.truncate(wal, wal.stat().st_size // 2)
+    (segment,) = (copy / "journal").glob("*.seg")
+    os.truncate(segment, segment.stat().st_size // 2)
     async with opened(nodes, root, copy) as fs:
-        assert listed(fs, "the end of the journal")
+        assert listed(fs, "its end is missing")
         assert 5 < len(await fs.names()) < 20
 
 

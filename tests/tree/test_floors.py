@@ -22,7 +22,7 @@ def commits(journal: Journal) -> list[int]:
 
 
 def test_what_was_seen_is_known_to_the_next_mount(tmp_path: Path) -> None:
-    path = tmp_path / "j.sqlite"
+    path = tmp_path / "journal"
     journal, seen = Journal(path, KEY), {}
     floors = Floors(journal, FLOORS, seen)
     seen |= {A: 5, B: 1}
@@ -47,7 +47,7 @@ def test_what_was_seen_is_known_to_the_next_mount(tmp_path: Path) -> None:
 
 def test_a_floor_never_sinks(tmp_path: Path) -> None:
     """Neither by what is remembered when the mount has seen more, nor by a lower number seen later."""
-    path = tmp_path / "j.sqlite"
+    path = tmp_path / "journal"
     journal = Journal(path, KEY)
     Floors(journal, FLOORS, seen := {})
     seen[A] = 5
@@ -69,7 +69,7 @@ def test_a_floor_never_sinks(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_reason_to_fail_and_it_is_saved_later(tmp_path: Path) -> None:
-    path = tmp_path / "j.sqlite"
+    path = tmp_path / "journal"
     journal, seen = Journal(path, KEY), {}
     floors = Floors(journal, FLOORS, seen)
     seen |= {bytes([1, number % 256, number // 256]) * 5: number + 1 for number in range(2000)}
@@ -89,7 +89,7 @@ def test_a_full_disk_is_no_reason_to_fail_and_it_is_saved_later(tmp_path: Path) 
 
 @pytest.mark.parametrize("value", [1, "x", [], [A], [A, 1, 2], {}])
 def test_notes_of_another_form_are_ignored(tmp_path: Path, value: object) -> None:
-    journal = Journal(tmp_path / "j.sqlite", KEY)
+    journal = Journal(tmp_path / "journal", KEY)
     batch = Batch()
     batch.meta["floor:x"] = value
     journal.commit(batch)
@@ -99,11 +99,11 @@ def test_notes_of_another_form_are_ignored(tmp_path: Path, value: object) -> Non
 
 
 def test_storage_indexes_are_not_in_the_clear(tmp_path: Path) -> None:
-    path = tmp_path / "j.sqlite"
+    path = tmp_path / "journal"
     journal, seen = Journal(path, KEY), {}
     index = b"storage-index-16"
     floors = Floors(journal, FLOORS, seen)
     seen[index] = 1
     floors.save()
-    assert not any(index in file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(index in file.read_bytes() for file in path.iterdir())
     journal.close()

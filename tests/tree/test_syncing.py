@@ -25,10 +25,10 @@ class Local:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.journal = Journal(folder / "journal.sqlite", KEY)
+        self.journal = Journal(folder / "journal", KEY)
         self.staging = StagingArea(folder / "staged", KEY)
         self.syncer = Syncer(self.journal, self.staging)
-        self.synced: list[str] = []  # "wal", or the name of a log
+        self.synced: list[str] = []  # "journal", or the name of a log
         self.failures = 0  # so many calls for the journal fail
         self.before: Callable[[], None] = lambda: None
         self._call = os.fdatasync
@@ -36,13 +36,13 @@ class Local:
 
     def _fdatasync(self, number: int) -> None:
         name = Path(os.readlink(f"/proc/self/fd/{number}")).name
-        is_wal = name.endswith("-wal")
+        is_journal = name.endswith(".seg")
         self.before()
-        if is_wal and self.failures:
+        if is_journal and self.failures:
             self.failures -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._call(number)
-        self.synced.append("wal" if is_wal else name)
+        self.synced.append("journal" if is_journal else name)
 
     def commit(self, **meta: object) -> None:
         batch = Batch()
@@ -67,12 +67,12 @@ async def test_logs_come_before_the_journal_that_tells_of_them(local: Local) -> 
     log = local.written()
     local.commit(x=1)
     await local.syncer.sync_all()
-    assert local.synced == [log.name, "wal"]
+    assert local.synced == [log.name, "journal"]
     assert local.mark_of(log) == log.length == log.synced
     assert not local.staging.unsynced
     assert not local.journal.dirty
     await local.syncer.sync(log)
-    assert local.synced == [log.name, "wal", "wal"], "what is on the disk is not forced there again"
+    assert local.synced == [log.name, "journal"], "what is on the disk is not forced there again"
     log.write(7, b"more", 2)
     assert local.mark_of(log) == log.synced < log.length
     await local.syncer.sync()
@@ -86,6 +86,7 @@ async def test_a_log_goes_when_the_disk_knows_that_no_row_names_it(local: Local)
     log = local.written()
     await local.syncer.sync_all()
     local.staging.retire(log)
+    local.commit(x=1)
     there: list[bool] = []
     local.before = lambda: there.append(log.path.exists())
     await local.syncer.sync()
@@ -139,7 +140,7 @@ async def test_what_was_committed_during_a_sync_waits_for_the_next(local: Local)
         go_on.set()
     assert sorted(done) == list(range(6))
     assert done[0] == 0
-    assert local.synced == ["wal", "wal"]
+    assert local.synced == ["journal", "journal"]
     local.journal.close()
 
 
@@ -171,7 +172,7 @@ async def test_a_disk_that_fails_for_a_while_is_tried_again_without_being_told(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(local.syncer.run)
         with trio.fail_after(30):
-            while "wal" not in local.synced or local.syncer.failure or local.journal.dirty:
+            while "journal" not in local.synced or local.syncer.failure or local.journal.dirty:
                 seen = seen or local.syncer.failure
                 await trio.sleep(0.005)
         nursery.cancel_scope.cancel()
