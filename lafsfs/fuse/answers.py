@@ -16,7 +16,7 @@ from pyfuse3 import EntryAttributes, FUSEError
 from lafsfs.errors import LafsError, NoSpaceError
 from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.tree.attributes import BLOCK
-from lafsfs.tree.inodes import Inode
+from lafsfs.tree.inodes import Inline, Inode
 from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -39,40 +39,101 @@ class HasTree(Protocol):
 
 
 def answered(
-    handler: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
-) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
+    at_hand: Callable[[Tree, Any], bool],
+) -> Callable[
+    [Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]],
+    Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
+]:
     """A request handler that raises nothing but FUSEError: whatever goes wrong is answered, never ends the mount.
 
-    EINTR when the caller was interrupted.
+    EINTR when the caller was interrupted while the handler waited. The means for that cost more than most handlers do,
+    so they are left out when `at_hand`, asked with the handler's first argument, says that nothing will have to be
+    waited for.
     """
 
-    @functools.wraps(handler)
-    async def wrapper(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        scope, requests = trio.CancelScope(), self.interrupts.requests
-        self.tree.last_request = now = trio.current_time()
-        requests[scope] = now, handler.__name__, args
-        try:
-            with scope:
-                try:
-                    return await handler(self, *args, **kwargs)
-                except NoSpaceError as problem:
-                    return await self.tree.pushback.repeat(partial(handler, self, *args, **kwargs), problem)
-            raise FUSEError(errno.EINTR)
-        except FUSEError:
-            raise
-        except OSError as problem:
-            raise FUSEError(problem.errno or errno.EIO) from None
-        except LafsError as problem:
-            if problem.errno == errno.EIO:
-                log.error("%s failed: %s", handler.__name__, problem)
-            raise FUSEError(problem.errno) from None
-        except Exception:
-            log.exception("%s failed unexpectedly", handler.__name__)
-            raise FUSEError(errno.EIO) from None
-        finally:
-            del requests[scope]
+    def decorate(
+        handler: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
+    ) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
+        @functools.wraps(handler)
+        async def wrapper(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            tree = self.tree
+            tree.last_request = trio.current_time()
+            try:
+                full: NoSpaceError | None = None
+                if at_hand(tree, args[0]):
+                    try:
+                        return await handler(self, *args, **kwargs)
+                    except NoSpaceError as problem:
+                        full = problem
+                call = partial(handler, self, *args, **kwargs)
+                return await _patiently(self, handler.__name__, args, call, full)
+            except FUSEError:
+                raise
+            except OSError as problem:
+                raise FUSEError(problem.errno or errno.EIO) from None
+            except LafsError as problem:
+                if problem.errno == errno.EIO:
+                    log.error("%s failed: %s", handler.__name__, problem)
+                raise FUSEError(problem.errno) from None
+            except Exception:
+                log.exception("%s failed unexpectedly", handler.__name__)
+                raise FUSEError(errno.EIO) from None
 
-    return wrapper
+        return wrapper
+
+    return decorate
+
+
+async def _patiently(
+    self: HasTree,
+    kind: str,
+    args: tuple[Any, ...],
+    call: Callable[[], Coroutine[Any, Any, _R]],
+    full: NoSpaceError | None,
+) -> _R:
+    """What a handler returns that may wait, or (`full`) has just found no room. FUSEError with EINTR."""
+    scope, requests = trio.CancelScope(), self.interrupts.requests
+    requests[scope] = self.tree.last_request, kind, args
+    try:
+        with scope:
+            if full is not None:
+                return await self.tree.pushback.repeat(call, full)
+            return await self.tree.pushback.patiently(call)
+        raise FUSEError(errno.EINTR)
+    finally:
+        del requests[scope]
+
+
+def fresh(tree: Tree, ino: int) -> bool:
+    """Whether the names in a directory are at hand, as new as they have to be."""
+    inode = tree.inodes.get(ino)
+    return inode is not None and inode.folder is not None and tree.is_fresh(inode.folder)
+
+
+def local(tree: Tree, what: object) -> bool:
+    """What is asked for is always at hand."""
+    return True
+
+
+def remote(tree: Tree, what: object) -> bool:
+    """What is asked for may be on the grid only."""
+    return False
+
+
+def unpublished(tree: Tree, handle: int) -> bool:
+    """Whether a content is small and not on the grid yet."""
+    return isinstance(tree.files.inode_of(handle).content, Inline)
+
+
+def free(tree: Tree, handle: int) -> bool:
+    """Whether nobody else is changing a content."""
+    return not tree.files.is_changing(tree.files.inode_of(handle))
+
+
+def known(tree: Tree, ino: int) -> bool:
+    """Whether the attributes of an inode are at hand: those of mutable files on the grid are not."""
+    inode = tree.inodes.get(ino)
+    return inode is None or inode.content is not None or inode.caps is None or not tree.is_mutable(inode)
 
 
 def entry(inode: Inode, timeout: float) -> EntryAttributes:

@@ -24,7 +24,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from lafsfs.fuse.answers import answered, entry, statvfs
+from lafsfs.fuse.answers import answered, entry, free, fresh, known, local, remote, statvfs, unpublished
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
 from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.fuse.streams import Streams
@@ -58,7 +58,7 @@ class Operations(pyfuse3.Operations):
 
     # --- names -----------------------------------------------------------------------------------
 
-    @answered
+    @answered(fresh)
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         return self._found(await self.tree.names.lookup(parent_inode, name))
 
@@ -66,7 +66,7 @@ class Operations(pyfuse3.Operations):
         for ino, count in inode_list:
             self.tree.inodes.forget(ino, count)
 
-    @answered
+    @answered(fresh)
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
@@ -74,7 +74,7 @@ class Operations(pyfuse3.Operations):
         made = await self.tree.names.create(parent_inode, name, mode, owner, umask=ctx.umask, rdev=rdev)
         return self._found(made)
 
-    @answered
+    @answered(fresh)
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -82,7 +82,7 @@ class Operations(pyfuse3.Operations):
         owner = (ctx.uid, ctx.gid)
         return self._found(await self.tree.names.create(parent_inode, name, mode, owner, umask=ctx.umask))
 
-    @answered
+    @answered(fresh)
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -90,21 +90,21 @@ class Operations(pyfuse3.Operations):
         owner = (ctx.uid, ctx.gid)
         return self._found(await self.tree.names.create(parent_inode, name, mode, owner, target=target))
 
-    @answered
+    @answered(remote)
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         return self._found(await self.tree.names.link(inode, new_parent_inode, new_name))
 
-    @answered
+    @answered(fresh)
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self.tree.names.unlink(parent_inode, name)
 
-    @answered
+    @answered(fresh)
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self.tree.names.rmdir(parent_inode, name)
 
-    @answered
+    @answered(fresh)
     async def rename(
         self,
         parent_inode_old: InodeT,
@@ -118,11 +118,11 @@ class Operations(pyfuse3.Operations):
 
     # --- attributes ------------------------------------------------------------------------------
 
-    @answered
+    @answered(known)
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._entry(await self.tree.measured(self.tree.inode(inode)))
 
-    @answered
+    @answered(known)
     async def setattr(
         self,
         inode: InodeT,
@@ -144,17 +144,17 @@ class Operations(pyfuse3.Operations):
         await self.tree.changing.set_attributes(target, new)
         return self._entry(target)
 
-    @answered
+    @answered(remote)
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         link = self.tree.inode(inode)
         return await self.tree.files.read_inode(link, 0, link.attributes.size)
 
-    @answered
+    @answered(local)
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         total, free = self.tree.nodes.space()
         return statvfs(total, free, len(self.tree.inodes))
 
-    @answered
+    @answered(remote)
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         target = self.tree.inode(inode)
 
@@ -163,14 +163,14 @@ class Operations(pyfuse3.Operations):
 
         self.tree.xattrs.set(target, name, value, keeps_set_gid=keeps_set_gid)
 
-    @answered
+    @answered(remote)
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         target = self.tree.inode(inode)
         if name in cap_attributes.NAMES:
             return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
         return self.tree.xattrs.get(target, name)
 
-    @answered
+    @answered(remote)
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         target = self.tree.inode(inode)
         if not target.xattrs:
@@ -178,7 +178,7 @@ class Operations(pyfuse3.Operations):
         privileged = has_capability(ctx, CAP_SYS_ADMIN)
         return [XAttrNameT(name) for name in self.tree.xattrs.names(target, privileged=privileged)]
 
-    @answered
+    @answered(remote)
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self.tree.xattrs.remove(self.tree.inode(inode), name)
 
@@ -187,14 +187,14 @@ class Operations(pyfuse3.Operations):
 
     # --- files -----------------------------------------------------------------------------------
 
-    @answered
+    @answered(known)
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         target = await self.tree.measured(self.tree.inode(inode))
         handle = await self.tree.files.open(target, flags, privileged=ctx.uid == 0)
         self.interrupts.files[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True)
 
-    @answered
+    @answered(fresh)
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -209,33 +209,33 @@ class Operations(pyfuse3.Operations):
         self.interrupts.files[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True), self._found(inode)
 
-    @answered
+    @answered(unpublished)
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return await self.tree.files.read(fh, off, size)
 
-    @answered
+    @answered(free)
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         return await self.tree.files.write(fh, off, buf)
 
-    @answered
+    @answered(remote)
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self.tree.files.sync(fh)
 
-    @answered
+    @answered(local)
     async def release(self, fh: FileHandleT) -> None:
         self.interrupts.files.pop(fh, None)
         await self.tree.files.release(fh)
 
     # --- directories -----------------------------------------------------------------------------
 
-    @answered
+    @answered(fresh)
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         folder = await self.tree.folder(inode)
         stream = self._streams.open(folder)
         self.interrupts.directories[stream] = ctx.pid
         return stream
 
-    @answered
+    @answered(remote)
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         tree = self.tree
         stream = self._streams.of(fh)
@@ -260,11 +260,11 @@ class Operations(pyfuse3.Operations):
                 return
             inode.lookups += 1
 
-    @answered
+    @answered(remote)
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         await self.tree.sync(self._streams.of(fh).folder.inode)
 
-    @answered
+    @answered(local)
     async def releasedir(self, fh: FileHandleT) -> None:
         self.interrupts.directories.pop(fh, None)
         self.tree.inodes.drop_if_unused(self._streams.close(fh))

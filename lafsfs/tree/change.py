@@ -219,22 +219,22 @@ class Change:
                 account_inline(tree, inode)
             tree.inodes.add(inode)
         for folder, name, target, pending in planned:
-            _relink(tree, folder, name, target)
-            old = folder.pending.pop(name, None)
-            if old is not None and old.ino is not None:
-                _count_pending(tree, old.ino, -1)
-            if pending is not None:
-                folder.pending[name] = pending
-                if pending.ino is not None:
-                    _count_pending(tree, pending.ino, +1)
-            tree.publisher.directory_changed(folder)
+            shown = folder.kids.get(name)
+            if target is not None and shown is not None and shown[1] == target.ino:
+                tree.inodes.link(target, folder.inode.ino, name)  # only what its entry says of it changes
+            else:
+                _relink(tree, folder, name, target)
+            _repend(tree, folder, name, pending)
+        folders = {folder for folder, _, _, _ in planned}
         for inode, fields in self._fields.items():
             if not inode.dirty or inode.nlink <= 0:
                 continue
             if inode.folder is not None:
-                tree.publisher.directory_changed(inode.folder)
+                folders.add(inode.folder)
             elif "content" in fields:
                 tree.publisher.file_changed(inode)
+        for folder in folders:
+            tree.publisher.directory_changed(folder)
 
 
 def attempts_key(directory: int) -> str:
@@ -255,6 +255,21 @@ def account_inline(tree: Tree, inode: Inode) -> None:
     """Content in the journal counts against the staging limit as well."""
     inline = isinstance(inode.content, Inline) and inode.nlink > 0
     tree.staging.account_inline(inode.ino, inode.attributes.size if inline else None)
+
+
+def _repend(tree: Tree, folder: Folder, name: bytes, pending: Pending | None) -> None:
+    """Let a name differ from the grid in this way, and inodes know how many such names lead to them."""
+    old = folder.pending.get(name)
+    before, after = old.ino if old else None, pending.ino if pending else None
+    if pending is not None:
+        folder.pending[name] = pending
+    elif old is not None:
+        del folder.pending[name]
+    if before != after:
+        if before is not None:
+            _count_pending(tree, before, -1)
+        if after is not None:
+            _count_pending(tree, after, +1)
 
 
 def _count_pending(tree: Tree, ino: int, difference: int) -> None:

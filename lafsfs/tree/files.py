@@ -227,6 +227,11 @@ class Files:
         if size > SIZE_MAX or (room and size > room):
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
+    def is_changing(self, inode: Inode) -> bool:
+        """Whether somebody is inside of `changing`."""
+        lock = self._locks.get(inode.ino)
+        return lock is not None and lock.locked()
+
     @asynccontextmanager
     async def changing(self, inode: Inode) -> AsyncIterator[None]:
         """One change of this content at a time, where changes await."""

@@ -111,6 +111,10 @@ class Viewing:
         inode.folder = Folder(inode, self.nodes.directory(cap))
         return inode.folder
 
+    def is_fresh(self, folder: Folder) -> bool:
+        """Whether `folder` would have this one without asking the grid."""
+        return folder.loaded and not self._stale(folder)
+
     def _stale(self, folder: Folder) -> bool:
         if folder.node is None or folder.node.deep_immutable or folder.inode.nlink <= 0:
             return False
@@ -401,12 +405,18 @@ class Viewing:
         inode.followed |= content
         self.kernel.inode_changed(inode.ino, content)
 
+    def is_mutable(self, inode: Inode) -> bool:
+        """Whether it is a mutable file on the grid: only its servers know its size."""
+        if inode.caps is None or not inode.attributes.is_regular:
+            return False
+        start = inode.caps[1][:12]
+        return b":SSK" in start or b":MDMF" in start
+
     async def measured(self, inode: Inode) -> Inode:
         """The same inode; the size of a mutable file, which only its servers know, is up to date."""
-        if inode.content is not None or inode.caps is None or not inode.attributes.is_regular:
+        if inode.content is not None or not self.is_mutable(inode):
             return inode
-        if b":SSK" not in inode.caps[1][:12] and b":MDMF" not in inode.caps[1][:12]:
-            return inode
+        assert inode.caps is not None
         cap = parse(inode.caps[0] or inode.caps[1])
         now = trio.current_time()
         when, known = self._measured.get(inode.ino, (float("-inf"), None))
