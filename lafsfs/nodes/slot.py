@@ -242,11 +242,17 @@ class MutableSlot:
 
     async def _writable_map(self, base: Header | None, servermap: ServerMap) -> ServerMap:
         """A map good enough for writing that still shows `base` as the newest version."""
-        if not servermap.complete:
+        if not servermap.complete or self._misses_servers(servermap):
             servermap = await self._survey(Mode.WRITE, READ_HEAD)
         if servermap.best() != base:
             raise UncoordinatedWriteError("the newest version is not the one that was changed")
         return servermap
+
+    def _misses_servers(self, servermap: ServerMap) -> bool:
+        """Whether so many servers did not answer when the map was made that they are wanted now."""
+        usable = self._grid.for_upload(self._target.storage_index)
+        there = sum(server.server_id not in servermap.failed for server in usable)
+        return bool(servermap.failed) and there < self._grid.encoding.happy
 
     async def _publish_all(self, servermap: ServerMap, contents: Contents, k: int, n: int) -> Pinned:
         key = await self.signing_key(servermap)

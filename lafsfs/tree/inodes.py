@@ -47,7 +47,8 @@ class Inode:
     lead here; `stored` says whether the journal has a row. `version` grows with every change of content.
     `born` is the name that a directory was made under, until others can know it. `lost` is the name that somebody else
     took from a file which is open for writing here, `alias` the number that its entries carry then. `followed`: another
-    client changed the content, and the kernel may not know its size yet.
+    client changed the content, and the kernel may not know its size yet. `interim`: the caps are of what was there
+    while the file was being written, and its names may go to the grid with them before it is finished.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Inode:
         "followed",
         "hint",
         "ino",
+        "interim",
         "links",
         "lookups",
         "lost",
@@ -89,6 +91,7 @@ class Inode:
         self.lost: Link | None = None
         self.alias: int | None = None
         self.followed = False
+        self.interim = False
         self.anchors = 0
         self.lookups = 0
         self.opens = 0

@@ -123,15 +123,9 @@ class Publisher:
         if inode.nlink <= 0:
             return
         if inode.version != version:
-            if (
-                inode.caps is None and outcome.caps[0]
-            ):  # a new mutable file: what was written meanwhile goes there
-                change = Change(self._tree)
-                change.caps(inode, outcome.caps)
-                change.commit()
-            job.since = trio.current_time()
-            job.again = job.since + (OPEN_IDLE if inode.writers else self._tree.options.publish_delay)
+            self._overtaken(inode, job, outcome)
             return
+        inode.interim = False
         change = Change(self._tree)
         change.content(inode, None)
         self.mutable.finished(change, inode)
@@ -149,6 +143,19 @@ class Publisher:
         crash_point("file.uploaded")
         change.commit()
         crash_point("file.done")
+
+    def _overtaken(self, inode: Inode, job: Job, outcome: Outcome) -> None:
+        """It was written while it was sent: what the grid has is not the newest."""
+        new_mutable = inode.caps is None and bool(outcome.caps[0])  # what was written meanwhile goes there
+        lasting = inode.writers > 0 and not outcome.caps[0] and not outcome.conflict
+        if new_mutable or lasting:
+            # Of the content, holes are read from the caps' version: the new one has the same there.
+            change = Change(self._tree)
+            change.caps(inode, outcome.caps)
+            change.commit(freeing=True)
+            inode.interim = lasting
+        job.since = trio.current_time()
+        job.again = job.since + (OPEN_IDLE if inode.writers else self._tree.options.publish_delay)
 
     def _keep_beside(self, change: Change, inode: Inode, caps: Caps, folder: Folder | None) -> None:
         """Somebody else changed a mutable file, too: ours becomes a file of its own."""

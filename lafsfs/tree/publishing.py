@@ -95,7 +95,7 @@ class DirectoryPublisher:
         for name, pending in folder.pending.items():
             if pending.ino is not None:
                 inode = self._tree.inodes.get(pending.ino)
-                if inode is not None and not inode.dirty:
+                if inode is not None and (inode.interim or not inode.dirty):
                     added.add(name)
                 else:
                     waiting += 1
@@ -255,7 +255,12 @@ class DirectoryPublisher:
             now = folder.pending.get(one.name)
             if one.pending is None:
                 continue
-            if now is not None and now.version == one.pending.version:
+            target = tree.inodes.get(one.ino) if one.ino is not None else None
+            same = now is not None and now.version == one.pending.version
+            if same and target is not None and target.dirty:
+                target.interim = False  # it goes again when it has been written
+                same = False
+            if same:
                 changed[one.name] = None
             elif now is not None:
                 changed[one.name] = now._replace(base=mark, base_ino=one.ino)

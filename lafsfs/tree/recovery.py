@@ -129,6 +129,7 @@ class _Reading:
             inode.folder.loaded = inode.caps is None
         if inode.ino != ROOT and parent is not None:
             inode.hint = (parent[0], bytes(parent[1]))
+            tree.journalled[inode.hint] = inode.ino
         for name, marks in tree.journal.meta(attempts_key(inode.ino)) or ():  # type: ignore[attr-defined]
             inode.folder.attempts[name] = set(marks)
 

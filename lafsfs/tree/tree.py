@@ -67,6 +67,7 @@ class Tree(Viewing):
         self._measured = {}
         self.troubles = {}
         self.lost_directories = set()  # removed by others, still known here
+        self.journalled = {}  # where directories of the journal were, to be found again there
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()
         self._version = 0
         key = state_key(root)

@@ -17,7 +17,7 @@ from lafsfs.transfer.servermap import Version
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.entries import Seen, is_directory_entry, see
-from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
+from lafsfs.tree.inodes import ROOT, Inode, InodeTable, Link, derived_number
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.removals import keep_linked
@@ -64,6 +64,7 @@ class Viewing:
     _measured: dict[int, tuple[float, Version | None]]
     troubles: dict[int, str]
     lost_directories: set[int]
+    journalled: dict[Link, int]
 
     def inode(self, ino: int) -> Inode:
         """An inode the kernel knows; ESTALE if it does not exist any more."""
@@ -318,7 +319,7 @@ class Viewing:
 
     def _from_grid(self, folder: Folder, name: bytes, seen: Seen) -> Inode:
         directory = folder.inode.ino
-        number = seen.ino
+        number = self._journalled(directory, name, seen) or seen.ino
         there = self.inodes.get(number) if number else None
         if number is None or number <= ROOT or (there is not None and not self._is_same(there, seen)):
             number = derived_number(directory, name)
@@ -345,6 +346,12 @@ class Viewing:
         elif not there.is_dir and seen.attributes.ctime != there.attributes.ctime:
             self._reconcile(there, seen, bool(others))
         return there
+
+    def _journalled(self, directory: int, name: bytes, seen: Seen) -> int | None:
+        """The number of a directory that the journal has changes for; the entry may carry another one."""
+        number = self.journalled.pop((directory, name), None)
+        inode = self.inodes.get(number) if number is not None else None
+        return number if inode is not None and not inode.links and self._is_same(inode, seen) else None
 
     def _made(self, number: int, seen: Seen) -> Inode:
         """A new inode as its entry says, or as its anchor does if that tells of later changes."""

@@ -18,6 +18,7 @@ import trio
 from lafsfs.config import ClientSecrets, GridProfile
 from lafsfs.formats.caps import DirCap, LiteralCap, parse
 from lafsfs.formats.dirnode import child_entry, understand
+from lafsfs.formats.packed import Packed
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool
@@ -27,6 +28,8 @@ from tests.support.grids import SECRETS
 from tests.support.trees import Files, opened
 
 Contents = dict[str, bytes | None]  # None: a directory
+
+SOMEBODY_ELSES = LiteralCap(b"of somebody else")
 
 OPTIONS = TreeOptions(publish_delay=3600.0, refresh=3600.0, directory_wait=0.0, label="test")
 
@@ -58,7 +61,9 @@ def script(seed: str) -> list[Act]:
         _rename("dir/inline", "large"),
         _unlink("scattered"),
         *_write("mine", b"of this tree"),
-        _interfere("mine"),
+        _mkdir("both"),
+        *_write("both/ours", b"in a directory that others make, too"),
+        _interfere("mine", "both"),
         _drain(),
         *_write("last", b"after all"),
         _drain(),
@@ -137,8 +142,8 @@ def _drain() -> Act:
     return Act(call, lambda picture: None)
 
 
-def _interfere(name: str) -> Act:
-    """Another client adds the same name to the root behind this tree's back."""
+def _interfere(file: str, directory: str) -> Act:
+    """Another client adds the same names to the root behind this tree's back."""
 
     async def call(fs: Files) -> None:
         root = fs.tree.inode(1).folder
@@ -146,12 +151,22 @@ def _interfere(name: str) -> Act:
         assert root.node is not None
         node = fs.tree.nodes.directory(root.node.cap)
         snapshot = await node.read()
-        if snapshot.packed.raw(name) is None:
-            child = understand(b"", LiteralCap(b"of somebody else").to_bytes(), deep_immutable=False)
-            entry = child_entry(name, child, {}, node.writekey)
-            await node.publish(snapshot, snapshot.packed.with_changes({name: entry}))
+        if snapshot.packed.raw(file) is None:
+            theirs, _ = await fs.tree.nodes.create_directory(
+                lambda writekey: Packed().with_changes({"theirs": _entry("theirs", SOMEBODY_ELSES, writekey)})
+            )
+            entries = {
+                file: _entry(file, SOMEBODY_ELSES, node.writekey),
+                directory: _entry(directory, theirs.cap, node.writekey),
+            }
+            await node.publish(snapshot, snapshot.packed.with_changes(entries))
 
     return Act(call, lambda picture: None)
+
+
+def _entry(name: str, cap: LiteralCap | DirCap, writekey: bytes | None) -> bytes:
+    rw, ro = (cap.to_bytes(), cap.read_cap().to_bytes()) if isinstance(cap, DirCap) else (b"", cap.to_bytes())
+    return child_entry(name, understand(rw, ro, deep_immutable=False), {}, writekey)
 
 
 # --- the program -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from lafsfs.config import Encoding, GridProfile
 from lafsfs.formats.caps import DirCap
 from lafsfs.tree.crashpoints import POINTS
-from tests.crash.script import Contents, script
+from tests.crash.script import SOMEBODY_ELSES, Contents, script
 from tests.support.grids import client, entry_of
 from tests.support.storage import StorageServer, storage_servers
 from tests.support.trees import IDLE, Files, left_in, new_root, opened
@@ -49,13 +49,13 @@ def perform(server: StorageServer, state: Path, root: DirCap, point: str) -> tup
 
 
 async def content_of(fs: Files) -> Contents:
-    """Everything in the tree but what the other client made, which keeps its name when both made it."""
+    """Everything in the tree but what the other client made, which keeps its name when both made a file."""
     seen = await fs.everything()
     found: Contents = {
         path.decode(): None if one.mode & 0o170000 == 0o040000 else one.content for path, one in seen.items()
     }
-    if found.get("mine") == b"of somebody else":
-        del found["mine"]
+    for path in [path for path, content in found.items() if content == SOMEBODY_ELSES.data]:
+        del found[path]
     ours = [path for path in found if path.startswith("mine.conflict")]
     assert len(ours) <= 1
     for path in ours:

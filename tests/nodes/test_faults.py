@@ -51,6 +51,15 @@ def holders(ten: list[StorageServer], node: MutableFile) -> dict[int, tuple[Stor
     }
 
 
+async def answering(maker: NodeMaker, servers: list[StorageServer]) -> None:
+    """The client has seen that these servers answer."""
+    ids = {server.server_id for server in servers}
+    with trio.fail_after(30):
+        for server in maker._grid.servers:
+            while server.server_id in ids and not await server.probe():
+                await trio.sleep(0.1)
+
+
 async def test_any_seven_of_ten_servers_may_be_dead(ten: list[StorageServer]) -> None:
     async with client(ten, MANY) as maker:
         node = await maker.create_mutable(DATA, True)
@@ -105,6 +114,24 @@ async def test_nothing_is_written_where_too_few_servers_would_have_it(ten: list[
         async with client(ten, CAREFUL) as other:
             assert await reader_of(other, node).read(0, 10**6) == DATA
             await other.mutable_file(node.cap).overwrite(b"x", None)
+        assert await reader_of(maker, node).read(0, 10) == b"x"
+
+
+async def test_servers_that_did_not_answer_a_reader_are_asked_again_by_a_writer(
+    ten: list[StorageServer],
+) -> None:
+    async with client(ten, CAREFUL) as maker:
+        node = await maker.create_mutable(DATA, False)
+        for server in ten[:4]:
+            server.kill()
+        async with client(ten, CAREFUL) as other:
+            again = other.mutable_file(node.cap)
+            await again.latest()
+            with pytest.raises(NotEnoughServersError, match="6 servers"):
+                await again.overwrite(b"x", again.pinned)
+            start_all(ten[:4])
+            await answering(other, ten[:4])
+            await again.overwrite(b"x", again.pinned)
         assert await reader_of(maker, node).read(0, 10) == b"x"
 
 
@@ -252,10 +279,7 @@ async def test_a_server_that_comes_back_catches_up(ten: list[StorageServer]) -> 
             again = other.mutable_file(node.cap)
             await again.latest()
             late.start()
-            server = next(s for s in other._grid.servers if s.server_id == late.server_id)
-            with trio.fail_after(30):
-                while not await server.probe():  # noqa: ASYNC110
-                    await trio.sleep(0.1)
+            await answering(other, [late])
             await again.overwrite(b"second", again.pinned)
             assert path.read_bytes() != before
             found = await check(other._grid, write_cap(node), verify=True)
