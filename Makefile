@@ -50,7 +50,7 @@ format: install ## let ruff format the code
 	$(BIN)/ruff check --fix .
 
 test: install ## the tests that need nothing but this machine
-	$(PYTEST) -q -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(PYTEST) -q -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 interop: install $(TAHOE) ## with a real Tahoe-LAFS 1.20
 	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(PYTEST) -q -n 2 --dist loadgroup -m tahoe $(PYTEST_ARGS)

@@ -56,7 +56,7 @@ async def answering(maker: NodeMaker, servers: list[StorageServer]) -> None:
     ids = {server.server_id for server in servers}
     with trio.fail_after(30):
         for server in maker._grid.servers:
-            while server.server_id in ids and not await server.probe():
+            while server.server_id in ids and not await server.probe():  # noqa: ASYNC110
                 await trio.sleep(0.1)
 
 
