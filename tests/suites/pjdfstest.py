@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkout", type=Path, help="a built checkout of pjdfstest")
     parser.add_argument("patterns", nargs="*", help="parts of the names of test files")
     parser.add_argument("--jobs", type=int, default=4)
+    parser.add_argument("--options", default="allow_other,suid,dev", help="for lafsfs mount -o")
     parser.add_argument("--ten", action="store_true", help="on ten servers, three of them not running")
     parser.add_argument("--in", dest="where", type=Path, help="a directory instead of a mount")
     options = parser.parse_args(arguments)
@@ -114,7 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not os.access(checkout / "pjdfstest", os.X_OK):
         parser.error(f"there is no built pjdfstest in {checkout}")
     try:
-        with nullcontext(options.where) if options.where else judged_mount(ten=options.ten) as where:
+        with (
+            nullcontext(options.where)
+            if options.where
+            else judged_mount("-o", options.options, ten=options.ten) as where
+        ):
             ok = report(run_all(checkout, where, options.patterns, options.jobs))
     except SuiteError as problem:
         print(f"FAILED: {problem}", file=sys.stderr)
