@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -14,6 +15,8 @@ from tests.support.storage import StorageServer
 def pytest_sessionstart() -> None:
     """What a killed test run left mounted or running goes first."""
     clean_leftovers()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
