@@ -38,6 +38,13 @@ def remount(tree: MountedTree, *, forget: bool = True) -> None:
     tree.home.mount("home:", *mount_options())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module is run by one process: each that takes part would mount, and compare in the end."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def _fuse_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LafsfsHome]:
     with ExitStack() as stack:
