@@ -64,7 +64,7 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for ino, count in inode_list:
-            self.tree.inodes.forget(ino, count)
+            self.tree.forget(ino, count)
 
     @answered(fresh)
     async def mknod(

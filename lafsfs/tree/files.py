@@ -56,6 +56,7 @@ class Files:
         self._tree = tree
         self._handles: dict[int, OpenFile] = {}
         self._locks: dict[int, trio.Lock] = {}
+        self._lingering: dict[int, int] = {}  # inode number -> handle
         self._next = 1
 
     def __len__(self) -> int:
@@ -115,8 +116,22 @@ class Files:
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
+    def linger(self, inode: Inode) -> None:
+        """A file is about to be replaced: who found it just before can open it still, until the kernel forgets it."""
+        if inode.lookups > 0 and inode.content is not None and inode.ino not in self._lingering:
+            self._lingering[inode.ino] = self._new_handle(inode, writable=False)
+
+    def forgotten(self, ino: int) -> None:
+        """The kernel does not know an inode any more."""
+        handle = self._lingering.pop(ino, None)
+        if handle is not None:
+            self._close(handle)
+
     async def release(self, handle: int) -> None:
         """The last reference to a handle is gone."""
+        self._close(handle)
+
+    def _close(self, handle: int) -> None:
         file = self._handles.pop(handle, None)
         if file is None:
             return

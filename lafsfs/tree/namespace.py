@@ -253,6 +253,8 @@ class Namespace:
         change = Change(self._tree)
         if old is not None:
             self._check_replaceable(inode, old)
+            if not old.is_dir and old.nlink == 1:
+                self._tree.files.linger(old)
             self._drop(change, old)
             if old.is_dir:
                 change.count_links(target.inode, -1)

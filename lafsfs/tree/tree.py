@@ -195,6 +195,13 @@ class Tree(Viewing):
             return False
         return any(above.ino in self.stilled for above in (folder.inode, *self.ancestors(folder.inode)))
 
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel gave up `count` references to an inode."""
+        self.inodes.forget(ino, count)
+        inode = self.inodes.get(ino)
+        if inode is None or inode.lookups <= 0:
+            self.files.forgotten(ino)
+
     def check_writable(self, inode: Inode) -> None:
         """ReadOnlyError unless this content, and the edges that lead to it, can be changed."""
         still = self.stilled and any(above.ino in self.stilled for above in self.ancestors(inode))

@@ -1,7 +1,7 @@
-"""One bundled server for all tests of this folder, one mount per module, one directory per test.
+"""One mount for all tests of this folder (of each process of the run), one directory per test.
 
-When a module ends, everything its tests left is compared with what a new mount shows that has nothing but the grid:
-the cache and the state directory are deleted in between.
+In the end, everything the tests left is compared with what a new mount shows that has nothing but the grid: the cache
+and the state directory are deleted in between.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,36 +39,42 @@ def remount(tree: MountedTree, *, forget: bool = True) -> None:
     tree.home.mount("home:", *mount_options())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A module is run by one process: each that takes part would mount, and compare in the end."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session")
-def _fuse_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LafsfsHome]:
-    with ExitStack() as stack:
-        grid = None
-        if os.environ.get("LAFSFS_TEST_GRID") == "3-of-10":  # three of the ten do not run
-            grid = stack.enter_context(three_of_ten(tmp_path_factory.mktemp("ten"), stopped=3))
-        made = stack.enter_context(lafsfs_home(grid=grid))
+def _grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Any] | None]:
+    if os.environ.get("LAFSFS_TEST_GRID") == "3-of-10":
+        with three_of_ten(tmp_path_factory.mktemp("ten"), stopped=3) as grid:
+            yield grid
+    else:
+        yield None  # the bundled server
+
+
+@contextmanager
+def open_home(grid: Mapping[str, Any] | None) -> Iterator[LafsfsHome]:
+    """A home with an empty directory `home:`."""
+    with lafsfs_home(grid=grid) as made:
         os.chmod(made.directory, 0o755)  # other users pass through it to the mountpoint
+        made.create()
         yield made
 
 
 @pytest.fixture(scope="module")
-def tree(_fuse_home: LafsfsHome) -> Iterator[MountedTree]:
-    """The mount that the tests of one module share."""
-    _fuse_home.reset()
-    _fuse_home.create()
-    made = _fuse_home.mount("home:", *mount_options())
-    os.chmod(made.path, 0o755)
-    yield made
-    before = snapshot(made.path)
-    remount(made)
-    assert differences(before, snapshot(made.path)) == []
-    made.unmount()
+def own_home(_grid: Mapping[str, Any] | None) -> Iterator[LafsfsHome]:
+    """For a module that mounts with options of its own."""
+    with open_home(_grid) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def tree(_grid: Mapping[str, Any] | None) -> Iterator[MountedTree]:
+    """The mount that all tests share."""
+    with open_home(_grid) as home:
+        made = home.mount("home:", *mount_options())
+        os.chmod(made.path, 0o755)
+        yield made
+        before = snapshot(made.path)
+        remount(made)
+        assert differences(before, snapshot(made.path)) == []
+        made.unmount()
 
 
 @pytest.fixture

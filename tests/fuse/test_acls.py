@@ -29,18 +29,16 @@ ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
 
 @pytest.fixture(scope="module")
-def acl_tree(_fuse_home: LafsfsHome) -> Iterator[MountedTree]:
+def acl_tree(own_home: LafsfsHome) -> Iterator[MountedTree]:
     """A mount with ACLs. When the module ends, a new mount that knows only the grid must show the same."""
     options = (*mount_options(), "-o", "acl")
-    _fuse_home.reset()
-    _fuse_home.create()
-    made = _fuse_home.mount("home:", *options)
+    made = own_home.mount("home:", *options)
     os.chmod(made.path, 0o755)
     yield made
     before = snapshot(made.path)
     made.unmount()
-    _fuse_home.forget()
-    again = _fuse_home.mount("home:", *options)
+    own_home.forget()
+    again = own_home.mount("home:", *options)
     assert differences(before, snapshot(again.path)) == []
     again.unmount()
 

@@ -100,7 +100,7 @@ class Files:
     def forget(self) -> None:
         """The kernel drops all it has cached."""
         for ino, count in self._lookups.items():
-            self.tree.inodes.forget(ino, count)
+            self.tree.forget(ino, count)
         self._lookups.clear()
 
     async def exists(self, path: str | bytes) -> bool:
