@@ -39,16 +39,24 @@ class Memory:
     """What is remembered of all slots of a mount.
 
     `floors`: highest sequence number seen per storage index; whoever keeps it across mounts fills and
-    saves it.
+    saves it. `written`: the last version that this mount wrote, of the slots that it wrote lately.
     """
 
     floors: MutableMapping[bytes, int] = field(default_factory=dict)
     keys: OrderedDict[bytes, rsa.SigningKey] = field(default_factory=OrderedDict, repr=False)
     max_keys: int = 512
+    written: OrderedDict[bytes, Version] = field(default_factory=OrderedDict)
+    max_written: int = 1024
 
     def saw(self, storage_index: bytes, seqnum: int) -> None:
         if seqnum > self.floors.get(storage_index, 0):
             self.floors[storage_index] = seqnum
+
+    def wrote(self, storage_index: bytes, version: Version) -> None:
+        self.written[storage_index] = version
+        self.written.move_to_end(storage_index)
+        while len(self.written) > self.max_written:
+            self.written.popitem(last=False)
 
     def keep_key(self, storage_index: bytes, key: rsa.SigningKey) -> None:
         self.keys[storage_index] = key
@@ -281,5 +289,6 @@ class MutableSlot:
         after = await publisher.run()
         self._failed_writes.clear()
         self._saw(header)
+        self._memory.wrote(self._target.storage_index, Version.of(header))
         self._known = after
         return self._pinned(header, after)

@@ -17,6 +17,8 @@ from lafsfs.formats.dirnode import make_entry
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.nodes.mutable import MutableFile
+from lafsfs.tree.attaching import attach, caps_to_attach
+from lafsfs.tree.inodes import ROOT
 from lafsfs.tree.options import TreeOptions
 from tests.support.pairs import look_again as look_at_directories_again
 from tests.support.trees import Files, left_in, opened
@@ -45,6 +47,26 @@ async def on_grid(nodes: NodeMaker, file: MutableFile) -> bytes:
     version = await nodes.mutable_file(file.cap).latest()
     node = nodes.mutable_file(file.cap)
     return await node.read(0, version.size)
+
+
+@both_kinds
+async def test_one_of_two_names_is_removed_while_the_other_is_written(
+    nodes: NodeMaker, tmp_path: Path, mdmf: bool
+) -> None:
+    """What changed is our own work, and not lost: no reason to keep the name."""
+    root, file = await mutable_in_root(nodes, CONTENT, mdmf)
+    async with opened(nodes, root, tmp_path / "state", NEVER) as fs:
+        caps = caps_to_attach(file.cap.to_bytes())
+        await attach(fs.tree, ROOT, b"also", caps)
+        await fs.drain()
+        assert (await fs.read("m"), await fs.read("also")) == (CONTENT, CONTENT)
+        await fs.write("m", b"patched", 200_000)
+        await fs.unlink("also")
+        await fs.drain()
+        assert left_in(fs.tree) == []
+    async with opened(nodes, root, tmp_path / "other", NEVER) as fs:
+        assert await fs.names() == {b"m"}
+        assert (await fs.read("m"))[200_000:200_007] == b"patched"
 
 
 @both_kinds
