@@ -74,7 +74,8 @@ async def settled(mounts: list[Files]) -> dict[str, dict[bytes, tuple[object, ..
             seen[fs.tree.options.label] = {
                 path: (one.mode, one.owner, one.size, one.times, one.content) for path, one in found.items()
             }
-        agreed = not unlike(seen) and all(fs.tree.publisher.idle for fs in mounts)
+        calm = all(fs.tree.publisher.idle and not fs.tree.status().errors for fs in mounts)
+        agreed = calm and not unlike(seen)
         if agreed or trio.current_time() > deadline:
             return seen
         await trio.sleep(0.1)
