@@ -24,7 +24,9 @@ BENCH_OUT ?= build/bench
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
+# Where PYTHONDONTWRITEBYTECODE is set, each process would compile all modules again: half a second.
 install: $(STAMP) ## install what is missing and make .venv (nothing the second time)
+	@$(BIN)/python -m compileall -q lafsfs storage_server
 
 $(STAMP): $(LOCK) pyproject.toml
 	@sh contrib/install/system.sh
