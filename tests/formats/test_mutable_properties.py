@@ -59,7 +59,7 @@ def read(header: Header, shares: dict[int, bytes], readkey: bytes) -> bytes:
     return b"".join(parts)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     mdmf=st.booleans(),
     encoding=st.integers(1, 12).flatmap(lambda k: st.tuples(st.just(k), st.integers(k, 20))),
@@ -80,7 +80,7 @@ def test_any_version_reads_back_from_any_k_shares(
     assert read(header, {i: shares[i] for i in chosen}, keys.readkey_of(key.writekey)) == data
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     k=st.integers(1, 4),
     old=st.integers(0, 400_000),
