@@ -1,4 +1,4 @@
-"""Files that stay open and are written without a pause: logs, databases, recordings."""
+"""Files that stay open and are written without a pause (logs, recordings), and files found but not open yet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trio
 
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree import publisher
-from tests.support.trees import EAGER, IDLE, Files, copy_state, new_root, opened
+from tests.support.trees import EAGER, IDLE, Files, copy_state, left_in, new_root, opened
 
 TIMES = 3  # states of one file to be seen elsewhere while it is written
 
@@ -62,6 +62,29 @@ async def test_a_file_that_is_written_without_a_pause_is_seen_elsewhere(
             assert await fs.read("logs/log") == expected
             await fs.drain()
             assert await fs.names("logs") == {b"log"}
+
+
+@pytest.mark.parametrize("size", [100, 200_000], ids=["in the journal", "in a log"])
+async def test_a_file_that_was_just_replaced_can_be_opened(
+    nodes: NodeMaker, tmp_path: Path, size: int
+) -> None:
+    """A program looks a name up, another one renames over it, the first one opens what it found."""
+    async with opened(nodes, await new_root(nodes), tmp_path / "state") as fs:
+        old = os.urandom(size)
+        await fs.write("file", old)
+        await fs.write("new", b"new")
+        found = await fs.find("file")
+        await fs.rename("new", "file")
+        handle = await fs.tree.files.open(found, os.O_RDONLY)
+        assert await fs.pread(handle, size + 1, 0) == old
+        await fs.close(handle)
+        fs.forget()
+        assert fs.tree.inodes.get(found.ino) is None
+        assert len(fs.tree.files) == 0
+        assert await fs.read("file") == b"new"
+        await fs.drain()
+        assert left_in(fs.tree) == []
+        assert list((tmp_path / "state" / "staged").iterdir()) == []
 
 
 def lines() -> Iterator[bytes]:
