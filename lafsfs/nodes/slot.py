@@ -117,9 +117,8 @@ class MutableSlot:
 
         Errors as for `pin`.
         """
-        floor = self._floor  # of now: somebody in this process may publish while the servers answer
         found = await self._survey(Mode.READ, LIGHT_HEAD)
-        header = found.require_best(floor, self._failed_writes)
+        header = found.require_best(self._floor, self._failed_writes)
         self._saw(header)
         return Version.of(header)
 
@@ -132,9 +131,8 @@ class MutableSlot:
         """
         # A writer learns at once where all shares are, so that it can publish without asking again.
         mode = Mode.WRITE if self.writekey is not None else Mode.READ
-        floor = self._floor
         found = await self._survey(mode, READ_HEAD)
-        header = found.require_best(floor, self._failed_writes, older_ok=older_ok)
+        header = found.require_best(self._floor, self._failed_writes, older_ok=older_ok)
         self._saw(header)
         self._known = found
         return self._pinned(header, found)

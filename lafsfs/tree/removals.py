@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lafsfs.errors import NotEnoughSharesError, RollbackError
-from lafsfs.formats.caps import DirCap, MutableWriteCap, parse
+from lafsfs.formats.caps import MutableWriteCap, parse
 from lafsfs.transfer.servermap import Version
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import Folder
@@ -94,9 +94,7 @@ class Removals:
                 async with folder.lock:  # not while we publish it ourselves
                     if folder.node is None or folder.snapshot is None or not folder.node.writable:
                         return False
-                    return self._is_foreign(
-                        folder.node.cap, await folder.node.version(), folder.snapshot.version
-                    )
+                    return await folder.node.version() != folder.snapshot.version
             cap = parse(inode.caps[0]) if inode.caps is not None else None
             known = self._tree.measured_version(inode)
             if known is None or not isinstance(cap, MutableWriteCap):
@@ -105,7 +103,7 @@ class Removals:
         except (NotEnoughSharesError, RollbackError):
             return False  # nothing that could be kept
 
-    def _is_foreign(self, cap: MutableWriteCap | DirCap, newest: Version, known: Version) -> bool:
+    def _is_foreign(self, cap: MutableWriteCap, newest: Version, known: Version) -> bool:
         """Whether somebody else wrote the newest version. (We may have, by another name of the same object.)"""
         index = cap.storage_index
         return newest not in (
