@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from lafsfs.config.files import read_text, write_private
 from lafsfs.config.server import (
     ServerEntry,
@@ -33,7 +31,6 @@ from lafsfs.errors import ConfigError, FormatError
 log = logging.getLogger(__name__)
 
 MAX_SHARES: Final = 256
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _HEADER: Final = (
     "# A lafsfs grid; `storage` has the form of Tahoe-LAFS's servers.yaml. Holds secrets: keep private.\n"
 )
@@ -100,6 +97,8 @@ class GridProfile:
             document["preferred"] = list(self.preferred)
         if self.grid_manager_keys:
             document["grid-managers"] = [encode_public_key(key) for key in self.grid_manager_keys]
+        import yaml  # slow to load, and only needed where a grid is configured
+
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
         write_private(path, (_HEADER + text).encode("utf-8"))
 
@@ -119,8 +118,10 @@ class GridProfile:
 
 def load_yaml(path: Path) -> object:
     """A YAML (or JSON) document of plain values. ConfigError without any of its contents in the text."""
+    import yaml  # slow to load, and only needed where a grid is configured
+
     try:
-        return yaml.load(read_text(path), Loader=_LOADER)
+        return yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise ConfigError(f"there is no {path}") from None
     except yaml.YAMLError as error:
