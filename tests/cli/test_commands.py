@@ -131,7 +131,7 @@ def test_status_of_one_and_of_all_mounts(home: LafsfsHome) -> None:
     first, second = home.mount("one:", name="first"), home.mount("two:", name="second")
     (first.path / "file").write_text("x" * 1000)
     home.lafsfs("flush", str(first.path))
-    status = first.status()
+    status = json.loads(home.lafsfs("status", "--json", str(first.path)).stdout)
     assert status["pending"] == {"files": 0, "directories": 0, "bytes": 0}
     assert status["mountpoint"] == str(first.path)
     assert status["state"] == "ready"

@@ -18,6 +18,7 @@ from lafsfs.grid.connection import Timeouts
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool
+from tests.support.keys import PairedKeys
 from tests.support.storage import StorageServer
 
 SECRETS = ClientSecrets(convergence=bytes(range(32)), lease=bytes(range(32, 64)))
@@ -44,7 +45,7 @@ async def client(
     profile = GridProfile(servers=tuple(map(entry_of, servers)), encoding=encoding)
     segments = SegmentCache(cache, 64 << 20) if cache is not None else None
     async with Grid(profile, SECRETS, timeouts=timeouts) as grid:
-        yield NodeMaker(grid, segments, keypool or KeyPool(None, None, 0))
+        yield NodeMaker(grid, segments, keypool or PairedKeys())
 
 
 @dataclass
