@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from lafsfs.tree.attributes import Attributes, now
 from lafsfs.tree.directories import Folder, Pending, digest
-from lafsfs.tree.inodes import ROOT, Caps, Inline, Inode, Staged
+from lafsfs.tree.inodes import ROOT, Caps, Inline, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.reachability import moved_out, removed_below
 from lafsfs.tree.staging import StagedFile
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
+
+_WAKING = {"content", "caps"}  # names may have waited for these: their directories are told
 
 
 class Change:
@@ -137,9 +139,9 @@ class Change:
     def _spread(self) -> None:
         """Changed attributes are kept in the parents' edges: those differ from the grid now, too."""
         table = self._tree.inodes
-        for inode in list(self._fields):
-            if inode.ino == ROOT:
-                continue
+        for inode, fields in list(self._fields.items()):
+            if inode.ino == ROOT or (inode.pending >= len(inode.links) and not fields.keys() & _WAKING):
+                continue  # or all of them differ already, and are sent as the inode is then
             for directory, name in inode.links:
                 parent = table.get(directory)
                 folder = parent.folder if parent is not None else None
@@ -217,6 +219,8 @@ class Change:
                 inode.version += 1
             if "content" in fields or inode.nlink <= 0:
                 account_inline(tree, inode)
+            if fields:
+                inode.edition += 1
             tree.inodes.add(inode)
         for folder, name, target, pending in planned:
             shown = folder.kids.get(name)
@@ -224,7 +228,7 @@ class Change:
                 tree.inodes.link(target, folder.inode.ino, name)  # only what its entry says of it changes
             else:
                 _relink(tree, folder, name, target)
-            _repend(tree, folder, name, pending)
+            repend(tree.inodes, folder, name, pending)
         folders = {folder for folder, _, _, _ in planned}
         for inode, fields in self._fields.items():
             if not inode.dirty or inode.nlink <= 0:
@@ -257,7 +261,7 @@ def account_inline(tree: Tree, inode: Inode) -> None:
     tree.staging.account_inline(inode.ino, inode.attributes.size if inline else None)
 
 
-def _repend(tree: Tree, folder: Folder, name: bytes, pending: Pending | None) -> None:
+def repend(inodes: InodeTable, folder: Folder, name: bytes, pending: Pending | None) -> None:
     """Let a name differ from the grid in this way, and inodes know how many such names lead to them."""
     old = folder.pending.get(name)
     before, after = old.ino if old else None, pending.ino if pending else None
@@ -267,13 +271,13 @@ def _repend(tree: Tree, folder: Folder, name: bytes, pending: Pending | None) ->
         del folder.pending[name]
     if before != after:
         if before is not None:
-            _count_pending(tree, before, -1)
+            _count_pending(inodes, before, -1)
         if after is not None:
-            _count_pending(tree, after, +1)
+            _count_pending(inodes, after, +1)
 
 
-def _count_pending(tree: Tree, ino: int, difference: int) -> None:
-    inode = tree.inodes.get(ino)
+def _count_pending(inodes: InodeTable, ino: int, difference: int) -> None:
+    inode = inodes.get(ino)
     if inode is not None:
         inode.pending += difference
 

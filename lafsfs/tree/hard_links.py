@@ -18,7 +18,8 @@ from lafsfs.tree.attributes import new_attributes
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import LINKS_DIRECTORY, Folder
 from lafsfs.tree.entries import Seen
-from lafsfs.tree.inodes import ROOT, Inode, Link
+from lafsfs.tree.inodes import ROOT, Inode
+from lafsfs.tree.links import Link
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -129,7 +130,7 @@ class HardLinks:
         return self._kept is not None and link[0] == self._kept.inode.ino
 
     def has_anchor(self, inode: Inode) -> bool:
-        return any(self.is_anchor(link) for link in inode.links)
+        return self._kept is not None and (self._kept.inode.ino, _key(inode.ino)) in inode.links
 
     def names(self, inode: Inode) -> Iterator[Link]:
         """The names of a file that are known here."""
@@ -137,7 +138,7 @@ class HardLinks:
 
     def count(self, inode: Inode) -> int:
         """How many names of a file are known here."""
-        return sum(1 for _ in self.names(inode))
+        return len(inode.links) - self.has_anchor(inode)
 
     def state(self, ino: int | None) -> Seen | None:
         """What the anchor of a file says, None if there is none, or if it is ours and not published yet."""

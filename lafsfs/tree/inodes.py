@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lafsfs.tree.attributes import Attributes
+from lafsfs.tree.links import Link, Links, with_link, without_link
 from lafsfs.tree.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 ROOT = 1
 
 Caps = tuple[bytes, bytes]  # (rw_uri, ro_uri) as a directory entry holds them; b"" where there is none
-Link = tuple[int, bytes]  # (inode number of the directory, name)
 
 
 class Inline:
@@ -44,7 +44,8 @@ class Inode:
     `anchors` counts the inodes in memory whose names are in this directory.
     `hint` is where a directory was when the journal last heard of it; it is no link, and may be out of date.
     `extra` holds metadata keys of other clients that must survive a rename. `pending` counts the changed edges that
-    lead here; `stored` says whether the journal has a row. `version` grows with every change of content.
+    lead here; `stored` says whether the journal has a row. `version` grows with every change of content, `edition` with
+    every change of what is said of it under its names.
     `born` is the name that a directory was made under, until others can know it. `lost` is the name that somebody else
     took from a file which is open for writing here, `alias` the number that its entries carry then. `followed`: another
     client changed the content, and the kernel may not know its size yet. `interim`: the caps are of what was there
@@ -58,6 +59,7 @@ class Inode:
         "born",
         "caps",
         "content",
+        "edition",
         "extra",
         "folder",
         "followed",
@@ -81,7 +83,7 @@ class Inode:
         self.attributes = attributes
         self.caps = caps
         self.nlink = nlink
-        self.links: tuple[Link, ...] = ()
+        self.links: Links = ()
         self.xattrs: dict[bytes, bytes] | None = None
         self.extra: bytes | None = None
         self.content: Inline | Staged | None = None
@@ -99,10 +101,16 @@ class Inode:
         self.pending = 0
         self.stored = False
         self.version = 0
+        self.edition = 0
 
     @property
     def is_dir(self) -> bool:
         return self.attributes.is_dir
+
+    @property
+    def first_link(self) -> Link | None:
+        """The name that has led here for longest, if one is known."""
+        return next(iter(self.links), None)
 
     @property
     def dirty(self) -> bool:
@@ -138,7 +146,7 @@ class Inode:
         elif isinstance(self.content, Staged):
             file = self.content.file
             content = ["s", file.name, file.first_size, file.first_limit, file.length]
-        parent = (self.links[0] if self.links else self.hint) if self.is_dir else None
+        parent = (self.first_link or self.hint) if self.is_dir else None
         return [
             list(self.attributes),
             self.nlink,
@@ -181,15 +189,15 @@ class InodeTable:
         if not inode.unused or self._inodes.get(inode.ino) is not inode:
             return
         del self._inodes[inode.ino]
-        if inode.links:
-            self.dropped(inode.ino, inode.links[0][0])
+        if inode.first_link is not None:
+            self.dropped(inode.ino, inode.first_link[0])
         for directory, _ in inode.links:
             self._release(directory)
 
     def link(self, inode: Inode, directory: int, name: bytes) -> None:
         """Remember that `name` in `directory` leads to `inode`."""
         if (directory, name) not in inode.links:
-            inode.links = (*inode.links, (directory, name))
+            inode.links = with_link(inode.links, (directory, name))
             parent = self._inodes.get(directory)
             if parent is not None:
                 parent.anchors += 1
@@ -197,7 +205,7 @@ class InodeTable:
     def unlink(self, inode: Inode, directory: int, name: bytes) -> None:
         """`name` in `directory` leads somewhere else now."""
         if (directory, name) in inode.links:
-            inode.links = tuple(link for link in inode.links if link != (directory, name))
+            inode.links = without_link(inode.links, (directory, name))
             self._release(directory)
 
     def _release(self, directory: int) -> None:

@@ -12,6 +12,7 @@ from lafsfs.tree.attributes import born_with, new_attributes, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import NAME_MAX, Folder
 from lafsfs.tree.inodes import Inline, Inode, Staged
+from lafsfs.tree.links import directories_of
 from lafsfs.tree.new_files import inherited
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Namespace:
 
     def _check_names_changeable(self, inode: Inode) -> None:
         """A further name changes the entries of all names there are: ReadOnlyError where one cannot be changed."""
-        for directory, _ in inode.links:
+        for directory in directories_of(inode.links):
             parent = self._tree.inodes.get(directory)
             if parent is not None and parent.folder is not None:
                 self._tree.check_changeable(parent.folder)

@@ -111,7 +111,8 @@ class Publisher:
         version = inode.version
         crash_point("file.start")
         outcome = await self._upload(inode)
-        beside = await self._tree.folder(inode.links[0][0]) if outcome.conflict and inode.links else None
+        link = inode.first_link
+        beside = await self._tree.folder(link[0]) if outcome.conflict and link is not None else None
         # A write may be on its way to the log in a worker thread: it is part of the next version.
         async with self._tree.files.changing(inode):
             self._published(inode, job, outcome, version, beside)
@@ -160,10 +161,11 @@ class Publisher:
     def _keep_beside(self, change: Change, inode: Inode, caps: Caps, folder: Folder | None) -> None:
         """Somebody else changed a mutable file, too: ours becomes a file of its own."""
         # What holds changes back for a while (unmounting, sealing) waits for this one.
-        if folder is None or (folder.node is not None and not folder.node.writable):
+        link = inode.first_link
+        if folder is None or link is None or (folder.node is not None and not folder.node.writable):
             raise JournalError("somebody else changed this file, and there is no place for a copy of ours")
         tree = self._tree
-        name = conflict_name(inode.links[0][1], tree.options.label, time.time(), folder.kids.__contains__)
+        name = conflict_name(link[1], tree.options.label, time.time(), folder.kids.__contains__)
         copy = Inode(tree.inodes.fresh_number(), inode.attributes, caps)
         copy.xattrs = inode.xattrs
         change.touch(copy)

@@ -17,8 +17,9 @@ from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder, Pending, digest
 from lafsfs.tree.entries import parsed, write_entry
-from lafsfs.tree.inodes import ROOT, Inode, Link
+from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.journal import Batch, EdgeRow
+from lafsfs.tree.links import Link
 from lafsfs.tree.merging import Merging
 from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.reachability import Reachability, removed_below
@@ -41,6 +42,7 @@ class Sent(NamedTuple):
     pending: Pending | None  # None: a temporary name for a moved object
     raw: bytes | None
     ino: int | None
+    edition: int = 0  # of the inode
 
 
 class Progress(NamedTuple):
@@ -212,7 +214,8 @@ class DirectoryPublisher:
             return Sent(name, stored, pending, None, None)
         inode = self._tree.inode(pending.ino)
         keep = old if pending.base_ino == pending.ino else None
-        return Sent(name, stored, pending, write_entry(inode, stored, name, keep, writekey), inode.ino)
+        raw = write_entry(inode, stored, name, keep, writekey)
+        return Sent(name, stored, pending, raw, inode.ino, inode.edition)
 
     def _park(self, folder: Folder, name: bytes, old: bytes | None, adding: set[Link]) -> Sent | None:
         pending = folder.pending[name]
@@ -257,6 +260,7 @@ class DirectoryPublisher:
                 continue
             target = tree.inodes.get(one.ino) if one.ino is not None else None
             same = now is not None and now.version == one.pending.version
+            same = same and (target is None or target.edition == one.edition)
             if same and target is not None and target.dirty:
                 target.interim = False  # it goes again when it has been written
                 same = False

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from lafsfs.tree.directories import Folder
-from lafsfs.tree.inodes import ROOT, Inode, InodeTable, Link
+from lafsfs.tree.inodes import ROOT, Inode, InodeTable
+from lafsfs.tree.links import Link
 
 if TYPE_CHECKING:
     from lafsfs.tree.hard_links import HardLinks

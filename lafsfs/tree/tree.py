@@ -31,6 +31,7 @@ from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.leases import Leases
+from lafsfs.tree.links import directories_of
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.publisher import Publisher
@@ -114,13 +115,13 @@ class Tree(Viewing):
     def ancestors(self, inode: Inode) -> Iterator[Inode]:
         """The directories above, nearest first, as far as they are in memory."""
         seen: set[int] = set()
-        links = list(inode.links)
-        while links:
-            directory = self.inodes.get(links.pop()[0])
+        left = list(directories_of(inode.links))
+        while left:
+            directory = self.inodes.get(left.pop())
             if directory is not None and directory.ino not in seen:
                 seen.add(directory.ino)
                 yield directory
-                links += directory.links
+                left += directories_of(directory.links)
 
     def path_of(self, inode: Inode) -> str:
         """A path below the root by which the inode is known, for people."""
@@ -213,7 +214,7 @@ class Tree(Viewing):
                 raise ReadOnlyError("this file is held by a read-only capability")
             if cap.is_mutable:
                 return
-        for directory, _ in inode.links:
+        for directory in directories_of(inode.links):
             parent = self.inodes.get(directory)
             if parent is not None and parent.folder is not None:
                 self.check_changeable(parent.folder)

@@ -14,11 +14,12 @@ from lafsfs.formats.caps import DirCap, MutableReadCap, MutableWriteCap, parse
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.transfer.servermap import Version
-from lafsfs.tree.change import Change
+from lafsfs.tree.change import Change, repend
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.entries import Seen, is_directory_entry, see
-from lafsfs.tree.inodes import ROOT, Inode, InodeTable, Link, derived_number
+from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kept import KeptDirectories
+from lafsfs.tree.links import Link
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.removals import keep_linked
 
@@ -75,9 +76,10 @@ class Viewing:
 
     def parent_of(self, inode: Inode) -> Inode:
         """The directory above; the root is above itself."""
-        if inode.ino == ROOT or not inode.links:
-            return self.inode(ROOT) if inode.ino != ROOT else inode
-        return self.inode(inode.links[0][0])
+        link = inode.first_link
+        if inode.ino == ROOT or link is None:
+            return self.inode(ROOT)
+        return self.inode(link[0])
 
     # --- directories -----------------------------------------------------------------------------------------
 
@@ -335,7 +337,8 @@ class Viewing:
             self.lost_directories.discard(number)
             if there.folder is not None and there.folder.pending:
                 # What was removed in it before it was removed itself is not removed now.
-                there.folder.pending.clear()
+                for gone in list(there.folder.pending):
+                    repend(self.inodes, there.folder, gone, None)
                 there.folder.start_over(there.folder.node)
             self._take(there, seen)
         others = there.links

@@ -72,9 +72,9 @@ class Walks:
 
     def reads(self, inode: Inode) -> None:
         """A program reads the beginning of a file whose content is on the grid."""
-        if not inode.links or inode.caps is None:
+        if inode.first_link is None or inode.caps is None:
             return
-        directory, name = inode.links[0]
+        directory, name = inode.first_link
         above = self._tree.inodes.get(directory)
         kid = above.folder.kids.get(name) if above is not None and above.folder is not None else None
         if kid is None or above is None:

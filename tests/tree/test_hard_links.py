@@ -7,17 +7,20 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from lafsfs.formats.caps import DirCap, LiteralCap
 from lafsfs.formats.dirnode import Entry, make_entry, parse_metadata
+from lafsfs.formats.packed import Packed
+from lafsfs.nodes.directory import Directory, Snapshot
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.directories import LINKS_DIRECTORY
 from lafsfs.tree.inodes import ROOT
 from tests.support.errnos import refused
-from tests.support.trees import EAGER, IDLE, Files, new_root, opened
+from tests.support.trees import EAGER, IDLE, Files, left_in, new_root, opened
 
 
 class Mounts:
@@ -141,6 +144,66 @@ async def test_an_only_name_needs_no_anchor(mounts: Mounts) -> None:
         await fs.write("new", b"")
         await fs.rename("new", "b/x")
         assert anchors(fs) == 0
+
+
+async def test_a_change_costs_no_more_when_there_are_more_names(nodes: NodeMaker, tmp_path: Path) -> None:
+    async with opened(nodes, await new_root(nodes), tmp_path / "state") as fs:
+        await fs.mkdir("d")
+        await fs.write("d/x", b"")
+        costs = []
+        for number in range(200):
+            before = fs.tree.next_version()
+            await fs.link("d/x", f"d/{number}")
+            await fs.set("d/x", mode=0o600 + number % 2)
+            costs.append(fs.tree.next_version() - before)
+        for number in range(100):
+            before = fs.tree.next_version()
+            await fs.unlink(f"d/{number}")
+            costs.append(fs.tree.next_version() - before)
+        assert max(costs) < 10
+        assert (await fs.find("d/150")).nlink == 101
+        await fs.drain()
+        before = fs.tree.next_version()
+        await fs.set("d/x", mode=0o640)
+        assert fs.tree.next_version() - before > 100  # the grid is told under all names
+        await fs.drain()
+        assert left_in(fs.tree) == []
+
+
+@pytest.mark.parametrize("changed", ["mode", "content"])
+async def test_a_change_while_all_names_are_published(
+    mounts: Mounts, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    publish = Directory.publish
+    changes = iter(range(6))
+
+    async def change_first(self: Directory, base: Snapshot | None, packed: Packed) -> Snapshot:
+        for number in islice(changes, 1):
+            await change(number)
+        return await publish(self, base, packed)
+
+    async with mounts.next() as fs:
+
+        async def change(number: int) -> None:
+            if changed == "mode":
+                await fs.set("a/x", mode=0o600 + number)
+            else:
+                await fs.replace("b/x", b"%d" % number)
+
+        await fs.set("b/x", mode=0o644)
+        monkeypatch.setattr(Directory, "publish", change_first)
+        await fs.drain()
+        await fs.drain()
+        assert next(changes, None) is None
+        assert left_in(fs.tree) == []
+    for name in ("a/x", "b/x"):
+        async with mounts.next() as fs:
+            folder = await fs.tree.folder((await fs.find(name[0])).ino)
+            raw = folder.base_raw(b"x")
+            assert raw is not None
+            seen = fs.tree.see(folder, raw)
+            assert changed != "mode" or seen.attributes.mode & 0o777 == 0o605
+            assert changed != "content" or await fs.read(name) == b"5"
 
 
 async def test_renames_keep_names_together(mounts: Mounts) -> None:

@@ -53,7 +53,7 @@ def test_what_is_held_stays_and_what_is_not_goes(sequence: list[tuple[str, int, 
                 table.link(inode, above, b"l%d" % number)
                 table.link(inode, above, b"l%d" % number)
         elif what == "unlink" and inode.links:
-            table.unlink(inode, *inode.links[number % len(inode.links)])
+            table.unlink(inode, *list(inode.links)[number % len(inode.links)])
             table.unlink(inode, 99, b"never was")
             table.drop_if_unused(inode)
         elif what == "store":
@@ -64,7 +64,7 @@ def test_what_is_held_stays_and_what_is_not_goes(sequence: list[tuple[str, int, 
         check(table)
     for inode in list(table):
         inode.opens, inode.stored = 0, False
-        for link in inode.links[1:]:
+        for link in list(inode.links)[1:]:
             table.unlink(inode, *link)
     for ino in range(7, 1, -1):
         held = table.get(ino)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from lafsfs.config import Encoding
 from lafsfs.formats.caps import DirCap
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.tree import Tree
 from tests.support.grids import client
 from tests.support.posix_model import Both
 from tests.support.storage import StorageServer
@@ -85,6 +87,7 @@ async def _one_round(session: Session, both: Both) -> None:
                     await trio.sleep(0.01)
             await both.compare()
             assert not both.fs.tree.conflicts, both.tail()
+            _check_counts(both.fs.tree)
             if both.random.random() < 0.5:
                 session.abandon()
                 both.crashed()
@@ -93,3 +96,15 @@ async def _one_round(session: Session, both: Both) -> None:
             else:
                 both.log.append("reopen")
                 await both.close_all()
+
+
+def _check_counts(tree: Tree) -> None:
+    """Changed names are counted, and known as names of what they lead to: a change may rely on that (change.py)."""
+    counted: Counter[int] = Counter()
+    for inode in tree.inodes:
+        for name, pending in inode.folder.pending.items() if inode.folder is not None else ():
+            target = tree.inodes.get(pending.ino) if pending.ino is not None else None
+            if target is not None:
+                counted[target.ino] += 1
+                assert (inode.ino, name) in target.links
+    assert counted == Counter({inode.ino: inode.pending for inode in tree.inodes if inode.pending})
