@@ -11,8 +11,9 @@ TAHOE_PREINSTALLED := $(wildcard /opt/tahoe/bin/tahoe)
 LAFSFS_TAHOE_VENV ?= $(if $(TAHOE_PREINSTALLED),/opt/tahoe,$(CURDIR)/.tahoe-venv)
 TAHOE := $(LAFSFS_TAHOE_VENV)/bin/tahoe
 
-# Tests run as two processes; PYTEST_ARGS adds to the command line of any test target.
-PYTEST := $(BIN)/python -m pytest
+# PYTEST_ARGS adds to the command line of any test target. Compiled tests are kept also where
+# PYTHONDONTWRITEBYTECODE is set: compiling all of them takes each process of a run ten seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 SEED ?= 1
 ROUNDS ?= 200
