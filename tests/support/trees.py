@@ -29,6 +29,7 @@ from lafsfs.formats.caps import DirCap
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.journal import Journal
@@ -168,6 +169,12 @@ class Files:
         await self.find(old)
         with errno_of_lafs():
             await self.tree.names.rename(source.ino, name, target.ino, name2, flags)
+
+    async def attach(self, path: str | bytes, cap: bytes) -> Inode:
+        """Give a capability a name."""
+        parent, name = await self._above(path)
+        with errno_of_lafs():
+            return await attach(self.tree, parent.ino, name, caps_to_attach(cap))
 
     # --- contents ----------------------------------------------------------------------------------------
 

@@ -23,20 +23,13 @@ from lafsfs.formats.caps import (
 from lafsfs.formats.dirnode import Packed, make_entry
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.encoding import BytesContents
-from lafsfs.tree.attaching import attach, caps_to_attach
-from lafsfs.tree.inodes import Inode
+from lafsfs.tree.attaching import caps_to_attach
 from lafsfs.tree.namespace import RENAME_EXCHANGE
 from tests.support.errnos import refused
-from tests.support.trees import EAGER, Files, errno_of_lafs, left_in, new_root, opened
+from tests.support.trees import EAGER, Files, left_in, new_root, opened
 
 WRITE = MutableWriteCap(b"w" * 16, b"f" * 32, mdmf=False)
 CHK = ChkCap(b"k" * 16, b"u" * 32, 3, 10, 5000)
-
-
-async def attach_at(fs: Files, path: str, cap: bytes) -> Inode:
-    parent, name = await fs._above(path)
-    with errno_of_lafs():
-        return await attach(fs.tree, parent.ino, name, caps_to_attach(cap))
 
 
 # --- which capabilities ----------------------------------------------------------------------------------
@@ -131,11 +124,11 @@ async def test_all_kinds_are_read_and_survive(
     root = await new_root(nodes)
     async with opened(nodes, root, tmp_path / "one") as fs:
         for name, cap in given.items():
-            await attach_at(fs, name, cap.text if isinstance(cap, UnknownCap) else cap.to_bytes())
+            await fs.attach(name, cap.text if isinstance(cap, UnknownCap) else cap.to_bytes())
         assert (await fs.find("")).nlink == 2 + 3
         assert await fs.read("chk") == b"immutable" * 100
         with refused(errno.EEXIST):
-            await attach_at(fs, "chk", CHK.to_bytes())
+            await fs.attach("chk", CHK.to_bytes())
         await fs.rename("lit", "renamed")
     async with opened(nodes, root, tmp_path / "one") as fs:  # from the journal
         assert await fs.read("renamed") == b"literal"
@@ -167,8 +160,8 @@ async def test_no_directory_inside_itself(nodes: NodeMaker, tmp_path: Path) -> N
         assert isinstance(above, DirCap)
         for cap in (root, above, above.read_cap()):
             with pytest.raises(OSError, match="inside itself"):
-                await attach_at(fs, "a/b/loop", cap.to_bytes())
-        await attach_at(fs, "beside", above.to_bytes())
+                await fs.attach("a/b/loop", cap.to_bytes())
+        await fs.attach("beside", above.to_bytes())
         assert await fs.names("beside") == {b"b"}
 
 
@@ -178,7 +171,7 @@ async def test_the_attachment_is_lost_at_no_step(nodes: NodeMaker, tmp_path: Pat
     root = await new_root(nodes)
     async with opened(nodes, root, tmp_path / "one") as fs:
         await fs.mkdir("new")
-        await attach_at(fs, "new/theirs", cap.to_bytes())
+        await fs.attach("new/theirs", cap.to_bytes())
         await fs.rename("new", "moved")
         await fs.drain()
     async with opened(nodes, root, tmp_path / "two") as fs:
@@ -225,7 +218,7 @@ def _changes() -> dict[str, Action]:
         "utimens": lambda fs: fs.set("ro/file", mtime=1),
         "setxattr": lambda fs: fs.setxattr("ro/file", b"user.x", b"1"),
         "removexattr": lambda fs: fs.removexattr("ro/file", b"user.x"),
-        "attach": lambda fs: attach_at(fs, "ro/new", CHK.to_bytes()),
+        "attach": lambda fs: fs.attach("ro/new", CHK.to_bytes()),
     }
 
 
@@ -239,7 +232,7 @@ async def below(other_nodes: NodeMaker, tmp_path: Path) -> DirCap:
             await fs.mkdir(name)
         await fs.write("dir/below", b"deep")
         mutable = await other_nodes.create_mutable(b"mutable" * 20, mdmf=False)
-        await attach_at(fs, "mutable", mutable.cap.to_bytes())
+        await fs.attach("mutable", mutable.cap.to_bytes())
         await fs.drain()
     return root
 
@@ -249,7 +242,7 @@ async def test_a_read_only_subtree_refuses_every_change(
 ) -> None:
     root = await new_root(nodes)
     async with opened(nodes, root, tmp_path / "ours") as fs:
-        await attach_at(fs, "ro", below.read_cap().to_bytes())
+        await fs.attach("ro", below.read_cap().to_bytes())
         await fs.write("file", b"ours" * 20)
         await fs.mkdir("empty")
         before = await fs.everything()
@@ -267,7 +260,7 @@ async def test_the_entry_of_a_read_only_directory_is_ours(
     """Its name and attributes stand in our directory; what is in it does not change by that."""
     root = await new_root(nodes)
     async with opened(nodes, root, tmp_path / "ours") as fs:
-        await attach_at(fs, "ro", below.read_cap().to_bytes())
+        await fs.attach("ro", below.read_cap().to_bytes())
         await fs.set("ro", mode=0o500)
         await fs.rename("ro", "renamed")
         await fs.drain()
@@ -286,8 +279,8 @@ async def test_hard_links_in_a_read_only_subtree(nodes: NodeMaker, tmp_path: Pat
         await fs.drain()
     root = await new_root(nodes)
     async with opened(nodes, root, tmp_path / "ours") as fs:
-        await attach_at(fs, "ro", theirs.read_cap().to_bytes())
-        await attach_at(fs, "rw", theirs.to_bytes())
+        await fs.attach("ro", theirs.read_cap().to_bytes())
+        await fs.attach("rw", theirs.to_bytes())
         assert await fs.read("ro/dir/one") == await fs.read("rw/dir/two") == b"1" * 100
         with refused(errno.EROFS):
             await fs.link("ro/dir/two", "ro/dir/three")

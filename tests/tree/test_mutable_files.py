@@ -230,6 +230,11 @@ async def agreed(here: Files, there: Files) -> dict[bytes, bytes]:
 Edit = Callable[[Files], Awaitable[None]]
 
 
+async def edit_all(fs: Files, edits: list[Edit]) -> None:
+    for edit in edits:
+        await edit(fs)
+
+
 def at(offset: int, data: bytes) -> Edit:
     async def edit(fs: Files) -> None:
         await fs.write("m", data, offset)
@@ -291,10 +296,8 @@ async def test_ranges_that_do_not_overlap_merge(
     merged: bytes,
 ) -> None:
     async with two_mounts(nodes, other_nodes, tmp_path, CONTENT, mdmf) as (here, there, file):
-        for edit in ours:
-            await edit(here)
-        for edit in theirs:
-            await edit(there)
+        await edit_all(here, ours)
+        await edit_all(there, theirs)
         await there.drain()
         assert (await agreed(here, there)) == {b"m": merged}
         assert await on_grid(nodes, file) == merged
@@ -326,10 +329,8 @@ async def test_where_ranges_overlap_the_grids_version_stays(
 ) -> None:
     """Also next to ranges that do not overlap: ours is kept as a whole, beside theirs."""
     async with two_mounts(nodes, other_nodes, tmp_path, CONTENT, mdmf) as (here, there, file):
-        for edit in ours:
-            await edit(here)
-        for edit in theirs:
-            await edit(there)
+        await edit_all(here, ours)
+        await edit_all(there, theirs)
         wanted, copied = await there.read("m"), await here.read("m")
         await there.drain()
         seen = await agreed(here, there)

@@ -15,7 +15,7 @@ import trio.lowlevel
 from lafsfs.errors import BadCapError, BusyError, NotEnoughServersError, PendingError, UsageError
 from lafsfs.formats.caps import ChkCap, DirCap, LiteralCap, MutableWriteCap, parse
 from lafsfs.nodes.maker import NodeMaker
-from lafsfs.tree.attaching import attach, caps_to_attach, detach
+from lafsfs.tree.attaching import detach
 from lafsfs.tree.inodes import ROOT
 from lafsfs.tree.seal_subtree import seal
 from tests.support.errnos import refused
@@ -47,13 +47,8 @@ async def fill(fs: Files, nodes: NodeMaker) -> None:
     await fs.write("beside/file", b"b" * 100)
     for name, mdmf in (("sdmf", False), ("mdmf", True)):
         cap = (await nodes.create_mutable(b"mutable" * 30_000, mdmf)).cap
-        await attach_at(fs, f"top/a/{name}", cap.to_bytes())
-    await attach_at(fs, "top/future", b"imm.future:1")
-
-
-async def attach_at(fs: Files, path: str, cap: bytes) -> None:
-    parent, name = await fs._above(path)
-    await attach(fs.tree, parent.ino, name, caps_to_attach(cap))
+        await fs.attach(f"top/a/{name}", cap.to_bytes())
+    await fs.attach("top/future", b"imm.future:1")
 
 
 async def everything_readable(fs: Files) -> dict[bytes, object]:
@@ -156,7 +151,7 @@ async def test_what_was_sealed_twice_is_the_same(nodes: NodeMaker, tmp_path: Pat
         await fs.drain()
         original = (await fs.tree.caps_at(b"a"))[0]
         first = await seal_at(fs, "a")
-        await attach_at(fs, "b", original)
+        await fs.attach("b", original)
         assert await seal_at(fs, "b") == first
 
 
@@ -181,7 +176,7 @@ async def test_somebody_elses_read_only_directory(
         await fs.write("file", b"1" * 100)
         await fs.drain()
         async with opened(nodes, await new_root(nodes), tmp_path / "ours") as ours:
-            await attach_at(ours, "copy", theirs.read_cap().to_bytes())
+            await ours.attach("copy", theirs.read_cap().to_bytes())
             await seal_at(ours, "copy")
             await fs.replace("file", b"2" * 100)
             await fs.drain()
@@ -223,7 +218,7 @@ async def test_what_cannot_be_sealed(nodes: NodeMaker, tmp_path: Path) -> None:
         for name in ("top", "top/a"):
             await fs.mkdir(name)
         await fs.write("top/file", b"x")
-        await attach_at(fs, "top/a/future", b"ro.future:1")
+        await fs.attach("top/a/future", b"ro.future:1")
         top = await fs.find("top")
         with pytest.raises(UsageError, match="root"):
             await seal(fs.tree, fs.tree.inode(ROOT))
@@ -250,9 +245,9 @@ async def test_a_directory_inside_itself(nodes: NodeMaker, tmp_path: Path) -> No
         await fs.mkdir("other")
         await fs.drain()
         top, other = [(await fs.tree.caps_at(name))[0] for name in (b"top", b"other")]
-        await attach_at(fs, "top/other", other)
+        await fs.attach("top/other", other)
         await fs.drain()
-        await attach_at(fs, "other/top", top)
+        await fs.attach("other/top", top)
         await fs.drain()
         with pytest.raises(BadCapError, match="inside itself"):
             await seal(fs.tree, await fs.find("top"))
@@ -382,7 +377,7 @@ async def test_a_name_goes_and_the_object_stays(
     async with opened(nodes, root, tmp_path / "one") as fs:
         file = await nodes.create_mutable(b"mutable", mdmf=False)
         for name, cap in (("rw", theirs), ("ro", theirs.read_cap()), ("file", file.cap)):
-            await attach_at(fs, name, cap.to_bytes())
+            await fs.attach(name, cap.to_bytes())
         assert await fs.read("ro/dir/file") == b"1" * 100
         await fs.write("rw/dir/new", b"2" * 100)
         handle = await fs.open("rw/dir/file", os.O_RDWR)
@@ -415,5 +410,5 @@ async def test_new_directories_are_published_before_their_name_goes(nodes: NodeM
         cap = parse(before.caps[0])
         assert isinstance(cap, DirCap)
         assert list((await nodes.directory(cap).read()).packed.names()) == ["file"]
-        await attach_at(fs, "back", cap.to_bytes())
+        await fs.attach("back", cap.to_bytes())
         assert await fs.read("back/file") == b"x" * 100
