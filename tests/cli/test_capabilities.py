@@ -124,7 +124,7 @@ def test_an_attached_cap_is_seen_nowhere(home: LafsfsHome) -> None:
         home.lafsfs("attach", shared, str(tree.path / "shared"))
         for pid in processes_of(home.directory):
             assert secret not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         for path in [*(home.path / "state").rglob("*"), *(home.path / "cache").rglob("*")]:
             assert not path.is_file() or secret not in path.read_bytes(), path
 
@@ -139,7 +139,7 @@ def test_attributes_and_commands_agree(home: LafsfsHome) -> None:
         ask(home, "attach", tree.path / "shared", cap=shared)
         ask(home, "attach", tree.path / "read", cap=shared, read_only=True)
         ask(home, "attach", tree.path / "future", cap="ro.future:1")
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         kinds = {
             "large": "CHK",
             "small": "LIT",
@@ -169,7 +169,7 @@ def test_attributes_and_commands_agree(home: LafsfsHome) -> None:
         assert attribute(tree.path / "shared", "cap") == shared
         before = int(attribute(tree.path / "dir", "seqnum"))
         (tree.path / "dir" / "new").touch()
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         assert int(attribute(tree.path / "dir", "seqnum")) == before + 1
 
 
@@ -216,7 +216,7 @@ def test_attributes_cannot_be_set_and_are_not_copied(home: LafsfsHome) -> None:
         (tree.path / "file").write_bytes(os.urandom(5000))
         (tree.path / "dir").mkdir()
         os.setxattr(tree.path / "file", "user.mine", b"1")
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         for path in (tree.path / "file", tree.path / "dir"):
             for name in NAMES:
                 with refused(errno.EPERM):
@@ -239,7 +239,7 @@ def test_the_write_cap_is_for_the_owner_of_the_mount(home: LafsfsHome) -> None:
         os.chmod(home.directory, 0o755)
         (tree.path / "file").write_bytes(os.urandom(5000))
         (tree.path / "dir").mkdir()
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         for path, hidden in ((tree.path / "file", {"cap"}), (tree.path / "dir", {"cap", "readcap"})):
             mine = {name: attribute(path, name) for name in ("cap", "readcap", "verifycap", "kind", "si")}
 
@@ -266,7 +266,7 @@ def test_formats_of_new_objects(home: LafsfsHome) -> None:
         (tree.path / "dir" / "file").write_bytes(b"1" * 300_000)
         with refused(errno.EINVAL):
             os.setxattr(tree.path / "dir", "user.lafs.new_files", b"other")
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         assert attribute(tree.path / "dir", "kind") == "DIR2-MDMF"
         assert attribute(tree.path / "dir" / "file", "kind") == "CHK"
         for name in ("large", "small"):

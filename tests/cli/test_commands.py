@@ -38,11 +38,12 @@ def fill(top: Path) -> None:
 
 
 def test_create_mount_write_unmount_and_all_is_there_on_another_machine(home: LafsfsHome) -> None:
-    cap = home.create()
+    cap = home.lafsfs("create", "--show-cap").stdout.strip()
     assert cap.startswith("URI:DIR2:")
-    with home.mounted("home:") as tree:
-        fill(tree.path)
-        before = contents(tree.path)
+    tree = home.mount("home:")
+    fill(tree.path)
+    before = contents(tree.path)
+    home.lafsfs("unmount", str(tree.path))
     assert mounts_below(home.directory) == []
     subprocess.run(["rm", "-rf", home.path / "cache", home.path / "state"], check=True)
     with home.mounted("home:") as tree:

@@ -116,7 +116,7 @@ def test_nothing_is_revealed_at_rest(home: LafsfsHome) -> None:
     check(home, markers)  # pending, nobody runs
     home.lafsfs("grid", "server", "start")
     home.lafsfs("mount", "home:", str(tree.path))
-    home.lafsfs("flush", str(tree.path))
+    tree.flush()
     markers |= caps_of(tree)
     assert (tree.path / FOLDER / "resumed").read_bytes() == LARGE * 60_000
     check(home, markers)  # published, the cache is filled

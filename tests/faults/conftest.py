@@ -35,7 +35,7 @@ class FaultyGrid:
 
     def create(self) -> str:
         """A new directory, alias home; its cap."""
-        return self.home.lafsfs("create", "--show-cap", *self.options).stdout.strip()
+        return self.home.run_here("create", "--show-cap", *self.options).strip()
 
     def shares(self) -> dict[Path, bytes]:
         """Every share on every server, as it is on the disk."""

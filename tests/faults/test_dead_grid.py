@@ -70,7 +70,7 @@ def test_a_mount_without_servers(faulty: FaultyGrid, go: Callable[[StorageServer
     tree = home.mount("home:", *faulty.options, "-o", options)
     (tree.path / "dir").mkdir()
     (tree.path / "dir" / "seen").write_bytes(DATA)
-    home.lafsfs("flush", str(tree.path))
+    tree.flush()
     assert (tree.path / "dir" / "seen").read_bytes() == DATA
     each(faulty, go)
     assert (tree.path / "dir" / "seen").read_bytes() == DATA
@@ -124,7 +124,7 @@ def test_a_mount_made_while_servers_stall(faulty: FaultyGrid) -> None:
     faulty.create()
     with home.mounted("home:", *faulty.options) as tree:
         (tree.path / "file").write_bytes(DATA)
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         assert (tree.path / "file").read_bytes() == DATA
     each(faulty, stall)
     tree = home.mount("home:", *faulty.options)

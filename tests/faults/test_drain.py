@@ -35,7 +35,7 @@ def stalled(faulty: FaultyGrid) -> MountedTree:
     faulty.create()
     tree = faulty.home.mount("home:", *faulty.options, *SLOW)
     (tree.path / "old").write_bytes(DATA)
-    faulty.home.lafsfs("flush", str(tree.path))
+    tree.flush()
     pause(faulty)
     (tree.path / "small").write_bytes(b"small")
     (tree.path / "large").write_bytes(DATA[1:])

@@ -87,7 +87,7 @@ def test_the_disk_of_the_server_is_full(fresh_home: LafsfsHome, tmp_path: Path) 
         home.lafsfs("create", "--grid", str(grid))
         with home.mounted("home:", "--grid", str(grid)) as tree:
             (tree.path / "before").write_bytes(content)
-            home.lafsfs("flush", str(tree.path))
+            tree.flush()
             for number in range(12):
                 (tree.path / f"file {number}").write_bytes(content[number:])
             left = home.lafsfs("flush", "--timeout", "3", str(tree.path), exit_code=13)
@@ -98,7 +98,7 @@ def test_the_disk_of_the_server_is_full(fresh_home: LafsfsHome, tmp_path: Path) 
             assert shutil.disk_usage(disk).free < 1_000_000
             assert (tree.path / "before").read_bytes() == content
             resize(disk, 64)
-            home.lafsfs("flush", str(tree.path))
+            tree.flush()
         home.forget()
         with home.mounted("home:", "--grid", str(grid)) as tree:
             assert (tree.path / "before").read_bytes() == content

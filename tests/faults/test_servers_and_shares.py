@@ -73,7 +73,7 @@ def test_too_few_servers(faulty: FaultyGrid) -> None:
         item = next(item for item in tree.status()["items"] if item["path"] == "late")
         assert "server" in item["reason"]
         start_all(down)
-        home.lafsfs("flush", str(tree.path))
+        tree.flush()
         assert (tree.path / "file").read_bytes() == DATA
     home.forget()
     with home.mounted("home:", *faulty.options) as tree:
@@ -129,7 +129,7 @@ def test_a_directory_that_cannot_be_recovered(faulty: FaultyGrid) -> None:
         (tree.path / "beside" / "file").write_bytes(DATA)
         (tree.path / "lost").mkdir()
         (tree.path / "lost" / "first").write_text("1")
-        faulty.home.lafsfs("flush", str(tree.path))
+        tree.flush()
         faulty.servers[0].stop()
         (tree.path / "lost" / "second").write_text("2")
         lost = _cap_of(tree, "lost")

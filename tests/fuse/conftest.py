@@ -31,7 +31,7 @@ def mount_options() -> tuple[str, ...]:
 
 def remount(tree: MountedTree, *, forget: bool = True) -> None:
     """Unmount and mount again; with `forget`, the new mount has nothing but the grid to know from."""
-    tree.home.lafsfs("flush", str(tree.path))
+    tree.flush()
     tree.unmount()
     if forget:
         shutil.rmtree(tree.home.path / "cache")

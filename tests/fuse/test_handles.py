@@ -27,7 +27,7 @@ def handles(tree: MountedTree, place: Path) -> dict[str, object]:
     os.mkfifo(place / "a/b/fifo")
     os.symlink("x" * 300, place / "a/b/link")
     made = {path: file_handle(place / path) for path in PATHS}
-    tree.home.lafsfs("flush", str(tree.path))
+    tree.flush()
     Path("/proc/sys/vm/drop_caches").write_text("2")
     return made
 
@@ -67,7 +67,7 @@ def test_handles_in_another_mount(
 def test_handles_of_what_was_removed(tree: MountedTree, place: Path, handles: dict[str, object]) -> None:
     (place / "top").unlink()
     os.rename(place / "a/b/fifo", place / "moved")
-    tree.home.lafsfs("flush", str(tree.path))
+    tree.flush()
     Path("/proc/sys/vm/drop_caches").write_text("2")
     with refused(errno.ESTALE):
         open_handle(tree.path, handles["top"], os.O_RDONLY)

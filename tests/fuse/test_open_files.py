@@ -203,7 +203,7 @@ def test_writes_anywhere(tree: MountedTree, place: Path, base: str, size: int) -
     model = bytearray(os.urandom(size))
     path.write_bytes(model)
     if base == "published":
-        tree.home.lafsfs("flush", str(tree.path))
+        tree.flush()
     with opened(path, os.O_RDWR) as fd:
         for offset, length in ((size // 2, 10), (0, 5), (size + 5000, 70_000), (size // 3, 4097)):
             data = os.urandom(length)
