@@ -48,7 +48,7 @@ class FaultyGrid:
         return [path.read_text() for top in tops for path in top.glob("*")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _three_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[StorageServer]]:
     with many_servers(tmp_path_factory.mktemp("faulty"), 3) as servers:
         yield servers
