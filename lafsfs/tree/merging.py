@@ -10,7 +10,7 @@ from lafsfs.formats.caps import DirCap, parse
 from lafsfs.tree.change import Change, attempts_key
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
-from lafsfs.tree.entries import Seen, write_entry
+from lafsfs.tree.entries import Seen, parsed, write_entry
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.merge import Verdict, conflict_name, decide
@@ -38,6 +38,8 @@ class Merging:
             writekey = folder.node.writekey if folder.node is not None else None
             ours = write_entry(inode, folder.stored(name), name, None, writekey)
         verdict = decide(theirs, ours, pending.base, folder.attempts.get(name, ()))
+        if verdict is Verdict.DROP and theirs is not None and self._moved_along(folder, pending, theirs):
+            return False
         if verdict is Verdict.DROP:
             self.let_theirs_stand(folder, name)
         elif verdict is Verdict.CONFLICT and name in folder.hidden:
@@ -49,6 +51,20 @@ class Merging:
         elif verdict is Verdict.CONFLICT:
             return self.clash(folder, name)
         return False
+
+    def _moved_along(self, folder: Folder, pending: Pending, theirs: bytes) -> bool:
+        """Whether it is a directory that we moved: what others say of it under its old name holds for the new one."""
+        inode = self._tree.inodes.get(pending.base_ino or 0)
+        if inode is None or not inode.is_dir or inode.nlink <= 0 or not inode.links or inode.caps is None:
+            return False
+        if parsed(theirs).ro_uri != inode.caps[1]:
+            return False
+        mtime = self._tree.see(folder, theirs).attributes.mtime
+        if mtime > inode.attributes.mtime:
+            change = Change(self._tree)
+            change.touch(inode, mtime=mtime)
+            change.commit(freeing=True)
+        return True
 
     def clash(self, folder: Folder, name: bytes) -> bool:
         """Both sides have something under one name: true if the two are directories that can be united, else both

@@ -181,7 +181,13 @@ class Namespace:
         change.commit()
 
     async def _check_empty(self, directory: Inode) -> None:
-        if (await self._tree.folder(directory.ino)).kids:
+        try:
+            folder = await self._tree.folder(directory.ino)
+        except OSError as problem:
+            if problem.errno == errno.ELOOP:
+                return  # it is inside itself: all that is in it is there above as well
+            raise
+        if folder.kids:
             raise error(errno.ENOTEMPTY)
 
     def _drop(self, change: Change, inode: Inode) -> None:

@@ -53,6 +53,7 @@ class Publisher:
             set()
         )  # directories with names that wait for objects moved elsewhere
         self._directory_publisher = DirectoryPublisher(tree)
+        self.let_stand = self._directory_publisher.let_stand
         self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
 
@@ -91,12 +92,15 @@ class Publisher:
         self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)
 
     def has_changes_below(self, directory: Inode) -> bool:
-        """Whether something in a directory is not on the grid yet."""
+        """Whether something was made or changed in a directory that is not on the grid yet. (Removals are no reason
+        to keep it.)
+        """
         for job in (*self.files, *self.directories):
             inode = self._tree.inodes.get(job.key)
             if inode is None or inode.nlink <= 0:
                 continue
-            if not inode.dirty and (inode.folder is None or not inode.folder.pending):
+            names = inode.folder.pending.values() if inode.folder is not None else ()
+            if not inode.dirty and all(pending.ino is None for pending in names):
                 continue
             if inode is directory or directory in self._tree.ancestors(inode):
                 return True
@@ -203,7 +207,7 @@ class Publisher:
 
     async def _publish_directory(self, job: Job) -> None:
         inode = self._tree.inodes.get(job.key)
-        if inode is None or inode.folder is None or inode.nlink <= 0:
+        if inode is None or inode.folder is None or not self._tree.may_be_on_grid(inode):
             return
         began = trio.current_time()
         deadline = job.since + self._tree.options.directory_wait

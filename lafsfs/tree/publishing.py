@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -21,6 +22,7 @@ from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.links import Link
 from lafsfs.tree.merging import Merging
+from lafsfs.tree.moves import PARKED, Moves
 from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.reachability import Reachability, removed_below
 from lafsfs.tree.removals import Removals
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARKED = b".lafsfs-moving-"
 ROUNDS = 8  # collisions in a row before the queue's back-off takes over
 
 
@@ -61,6 +62,11 @@ class DirectoryPublisher:
         self._reach = Reachability(tree.inodes, tree.hard_links)
         self._merging = Merging(tree)
         self._removals = Removals(tree)
+        self._moves = Moves(tree)
+
+    def let_stand(self, folder: Folder, name: bytes) -> None:
+        """Give up what is pending of a name."""
+        self._merging.let_theirs_stand(folder, name)
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
         """Put what is ready of `folder` on the grid.
@@ -68,7 +74,7 @@ class DirectoryPublisher:
         `late`: do not wait for children any longer. GridError when the grid does not take it.
         """
         async with folder.lock:
-            if folder.inode.nlink <= 0:
+            if not self._tree.may_be_on_grid(folder.inode):
                 return Progress(False, False, False)
             if folder.inode.caps is not None and not folder.pending:
                 self._tree.settle(folder.inode)
@@ -77,6 +83,7 @@ class DirectoryPublisher:
                 await self._tree.load(folder)
             if folder.kept_since is not None:
                 self._tree.absorb(folder, await self._tree.newest(folder))
+            self._moves.take_back_lost(folder)
             ready, waiting = self._split(folder)
             if waiting and not late:
                 return Progress(True, True, False)
@@ -140,9 +147,12 @@ class DirectoryPublisher:
         collided = False
         for round_ in range(ROUNDS):
             ready = await self._reconcile(folder)
+            if not self._tree.may_be_on_grid(folder.inode):
+                return  # removed meanwhile
             base = folder.snapshot
             sent = self._plan(folder, ready, base)
             removed = {one.name: folder.removed[one.name] for one in sent if one.name in folder.removed}
+            moved = self._moved(folder, (one.name for one in sent if one.pending is not None))
             if not sent and not (collided and base is not None and not base.settled):
                 if folder.attempts:
                     self._done(folder, sent)
@@ -173,6 +183,7 @@ class DirectoryPublisher:
                 if folder.removed.get(name) is inode:
                     del folder.removed[name]
             await self._removals.look_back(folder, removed)
+            await self._moves.look_back(folder, moved)
             return
         raise UncoordinatedWriteError("others keep writing this directory")
 
@@ -187,12 +198,21 @@ class DirectoryPublisher:
                 checked.add(name)
                 if await self._removals.is_contested(folder, name):
                     both += [name] if self._merging.clash(folder, name) else []
+            moved = self._moved(folder, (name for name in ready if name not in checked))
+            for name, inode in moved.items():
+                checked.add(name)
+                await self._moves.is_cut_off(folder, name, inode)
+            leaving += moved
             if not leaving:
                 both = self._merging.merge(folder, ready)
             for name in both:
                 await self._merging.unite(folder, name)
             if not leaving and not both:
                 return self._split(folder)[0]  # merging may have renamed some
+
+    def _moved(self, folder: Folder, names: Iterable[bytes]) -> dict[bytes, Inode]:
+        moved = ((name, self._moves.moved_from(folder, name)) for name in names)
+        return {name: inode for name, inode in moved if inode is not None}
 
     def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Sent]:
         assert folder.node is not None
@@ -250,8 +270,10 @@ class DirectoryPublisher:
         """The grid has these names: forget what is still as it was sent, rebase what changed meanwhile."""
         tree, directory = self._tree, folder.inode.ino
         batch = Batch()
+        # Of one that was removed meanwhile the journal has nothing any more, unless something was moved out of it.
+        has_rows = folder.inode.stored or tree.may_be_on_grid(folder.inode)
         attempts = self._open_attempts(folder, sent)
-        batch.meta[attempts_key(directory)] = _attempts_row(attempts)
+        batch.meta[attempts_key(directory)] = _attempts_row(attempts) if has_rows else None
         changed: dict[bytes, Pending | None] = {}
         for one in sent:
             mark = digest(one.raw)
@@ -269,7 +291,7 @@ class DirectoryPublisher:
             elif now is not None:
                 changed[one.name] = now._replace(base=mark, base_ino=one.ino)
         for name, pending in changed.items():
-            row = EdgeRow(name, pending.ino, pending.base, pending.base_ino) if pending else None
+            row = EdgeRow(name, pending.ino, pending.base, pending.base_ino) if pending and has_rows else None
             batch.edges[directory, name] = row
         finished = self._finished(folder, changed)
         for inode in finished:

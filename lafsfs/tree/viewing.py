@@ -16,10 +16,11 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.transfer.servermap import Version
 from lafsfs.tree.change import Change, repend
 from lafsfs.tree.directories import UNKNOWN, Folder
-from lafsfs.tree.entries import Seen, is_directory_entry, see
+from lafsfs.tree.entries import Seen, is_directory_entry, parsed, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.links import Link
+from lafsfs.tree.moves import above_itself, take_away
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.removals import keep_linked
 
@@ -111,6 +112,9 @@ class Viewing:
         cap = parse(inode.caps[0] or inode.caps[1])
         if not isinstance(cap, DirCap):
             raise OSError(errno.EIO, "a directory that cannot be opened")
+        for above in cast("Tree", self).ancestors(inode):
+            if above.caps is not None and above.caps[1] == inode.caps[1]:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         inode.folder = Folder(inode, self.nodes.directory(cap))
         return inode.folder
 
@@ -251,6 +255,10 @@ class Viewing:
                 self.kernel.entry_changed(folder.inode.ino, name)
         self.count_subdirectories(folder)
 
+    def may_be_on_grid(self, directory: Inode) -> bool:
+        """Whether names in it matter: others may have moved what they seem to have removed."""
+        return directory.nlink > 0 or directory.ino in self.lost_directories
+
     def _update(self, folder: Folder, name: bytes, old: Inode) -> None:
         raw = folder.base_raw(name)
         if raw is None or name not in folder.kids:
@@ -306,6 +314,12 @@ class Viewing:
             return None
         known = self.inodes.get(kid[1]) if kid[1] != UNKNOWN else None
         raw = folder.base_raw(name)
+        if raw is not None and name not in folder.pending and is_directory_entry(raw):
+            above = above_itself(cast("Tree", self), folder, (b"", parsed(raw).ro_uri))
+            if above is not None:
+                if take_away(cast("Tree", self), folder, name, above):
+                    return None
+                known = self._only_here(folder, name, known)
         if known is not None and (
             (folder.inode.ino, name) in known.links or name in folder.pending or raw is None
         ):
@@ -315,6 +329,14 @@ class Viewing:
         if raw is None:
             raise OSError(errno.EIO, "an entry without an object")
         return self._from_grid(folder, name, self.see(folder, raw))
+
+    def _only_here(self, folder: Folder, name: bytes, known: Inode | None) -> Inode | None:
+        """The inode of a name that leads to a directory above it, which is not entered by that name."""
+        if known is None or known.folder is None:
+            return known
+        self.inodes.unlink(known, folder.inode.ino, name)
+        folder.show(name, UNKNOWN)
+        return None
 
     def see(self, folder: Folder, raw: bytes) -> Seen:
         return see(raw, folder.node.writekey if folder.node is not None else None, self.options)
@@ -334,9 +356,10 @@ class Viewing:
         elif there.nlink <= 0:
             there.nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
             there.lost = None
+            ours = number not in self.lost_directories
             self.lost_directories.discard(number)
-            if there.folder is not None and there.folder.pending:
-                # What was removed in it before it was removed itself is not removed now.
+            if ours and there.folder is not None and there.folder.pending:
+                # What we removed in it before we removed it itself is not removed now.
                 for gone in list(there.folder.pending):
                     repend(self.inodes, there.folder, gone, None)
                 there.folder.start_over(there.folder.node)

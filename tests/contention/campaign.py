@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import random
@@ -126,10 +127,13 @@ class Campaign:
 
 
 def look(top: Path) -> Tree:
-    """What a mount shows; looked at again if something went away meanwhile."""
+    """What a mount shows; looked at again if something went away meanwhile, or is inside itself and about to go."""
     for _ in range(20):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             return dict(_walk(top, b""))
+        except OSError as problem:
+            if problem.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
     raise ContentionError("the tree does not come to rest")
 
 

@@ -296,6 +296,17 @@ class Seen:
         return cls(a.mode, (a.uid, a.gid), a.size, inode.nlink, times, inode.ino, a.rdev, xattrs, content)
 
 
+async def all_in(fs: Files) -> dict[bytes, Seen]:
+    """What is in a tree, looked at again if a name was taken away meanwhile, or is going to be."""
+    for _ in range(10):
+        try:
+            return await fs.everything()
+        except OSError as problem:
+            if problem.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+    raise AssertionError("names keep going away")
+
+
 def left_in(tree: Tree) -> list[str]:
     """What the journal and the staging area still hold, the root's own attributes left out."""
     left = [f"object {ino}" for ino, _ in tree.journal.objects() if ino != ROOT]

@@ -19,7 +19,7 @@ from tests.support.contention import OfTree, Tokens, Worker, unlike
 from tests.support.grids import client, failing
 from tests.support.pairs import look_again
 from tests.support.storage import StorageServer
-from tests.support.trees import Files, left_in, new_root, opened
+from tests.support.trees import Files, all_in, left_in, new_root, opened
 
 CLIENTS = 5
 STEPS = int(os.environ.get("CONTENTION_STEPS", "20"))
@@ -70,7 +70,7 @@ async def settled(mounts: list[Files]) -> dict[str, dict[bytes, tuple[object, ..
         seen = {}
         for fs in mounts:
             look_again(fs)
-            found = await fs.everything()
+            found = await all_in(fs)
             seen[fs.tree.options.label] = {
                 path: (one.mode, one.owner, one.size, one.times, one.content) for path, one in found.items()
             }

@@ -16,6 +16,13 @@ from tests.support.trees import Files, copy_state, left_in, new_root, opened
 
 Act = Callable[[Files], Awaitable[object]]
 
+
+async def remove_all(fs: Files) -> None:
+    for name in sorted(await fs.names("d")):
+        await fs.unlink(b"d/" + name)
+    await fs.rmdir("d")
+
+
 CHANGES: dict[str, Act] = {
     "written again": lambda fs: fs.replace("d/f", b"newer"),
     "removed": lambda fs: fs.unlink("d/f"),
@@ -24,6 +31,7 @@ CHANGES: dict[str, Act] = {
     "replaced": lambda fs: fs.rename("d/other", "d/f"),
     "linked": lambda fs: fs.link("d/f", "d/g"),
     "attributes": lambda fs: fs.set("d/f", mode=0o600),
+    "removed with all there was": remove_all,
     "exchanged": lambda fs: fs.rename("d/f", "d/other", 2),
 }
 

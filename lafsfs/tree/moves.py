@@ -1,0 +1,185 @@
+"""Directories that several clients move into each other.
+
+Each move alone is harmless; together they cut what was moved off from the root, as a circle. So the old name of a moved
+directory goes only when the grid, asked just then, leads from the root to the new one, and afterwards the grid is asked
+again: of those who move at the same time, the last at least sees what the others did, and takes its own move back.
+What is left of it is a directory inside itself, and whoever comes across that takes the name away.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from lafsfs.tree.change import Change
+from lafsfs.tree.directories import Folder
+from lafsfs.tree.entries import parsed, see
+from lafsfs.tree.inodes import ROOT, Caps, Inode
+from lafsfs.tree.merge import conflict_name
+
+if TYPE_CHECKING:
+    from lafsfs.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+PARKED = b".lafsfs-moving-"
+"""Temporary names of moved objects begin with this (reachability.py)."""
+
+Step = tuple[Folder, bytes, Inode]  # a directory, a name in it, and what that must lead to
+
+
+class Moves:
+    """Looks at moved directories, and takes moves back. The caller has the lock of the one they were moved from."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def moved_from(self, folder: Folder, name: bytes) -> Inode | None:
+        """The directory that was moved away from a pending name."""
+        pending = folder.pending.get(name)
+        if pending is None or pending.base_ino in (None, pending.ino):
+            return None
+        inode = self._tree.inodes.get(pending.base_ino or 0)
+        return inode if inode is not None and inode.is_dir and inode.nlink > 0 and inode.links else None
+
+    async def is_cut_off(self, folder: Folder, name: bytes, moved: Inode) -> bool:
+        """Before the old name goes: whether the new one does not lead to the directory; then the move is taken back.
+        GridError when the grid does not tell.
+        """
+        if await self._is_reached(folder, moved):
+            return False
+        if self.moved_from(folder, name) is moved:
+            self._take_back(folder, name, moved)
+        return True
+
+    async def look_back(self, folder: Folder, moved: Mapping[bytes, Inode]) -> None:
+        """After the old names went: what others cut off in the meantime gets its name back."""
+        for name, inode in moved.items():
+            if not await self._is_reached(folder, inode) and inode.nlink > 0 and name not in folder.pending:
+                self._take_back(folder, name, inode)
+
+    # --- asking the grid -----------------------------------------------------------------------------------
+
+    async def _is_reached(self, folder: Folder, moved: Inode) -> bool:
+        steps = list(_way_to(self._tree, moved))
+        if not steps or steps[-1][0].inode.ino != ROOT:
+            return False
+        if steps[0][0] is folder:
+            return True  # one version has both names
+        for above, name, inode in steps:
+            if above is not folder and not await self._leads_to(above, name, inode):
+                for stale, _, _ in steps:
+                    stale.checked = float("-inf")
+                return False
+        return all(_shows(above, name, inode) for above, name, inode in steps if above is folder)
+
+    async def _leads_to(self, folder: Folder, name: bytes, inode: Inode) -> bool:
+        node, known = folder.node, folder.snapshot
+        if node is None or known is None or not folder.loaded or node.deep_immutable:
+            return _shows(folder, name, inode)
+        snapshot = known if await node.version() == known.version else await node.read()
+        raw = snapshot.packed.raw(folder.stored(name))
+        return raw is not None and inode.caps is not None and parsed(raw).ro_uri == inode.caps[1]
+
+    # --- taking back ---------------------------------------------------------------------------------------
+
+    def take_back_lost(self, folder: Folder) -> None:
+        """What was moved into a directory that others then moved or removed would wait for ever."""
+        for name in list(folder.pending):
+            moved = self._moved_alone(folder, name)
+            if moved is not None and self._is_lost(moved):
+                self._take_back(folder, name, moved)
+
+    def _moved_alone(self, folder: Folder, name: bytes) -> Inode | None:
+        pending = folder.pending[name]
+        if pending.ino is not None or pending.base_ino is None:
+            return None
+        inode = self._tree.inodes.get(pending.base_ino)
+        if inode is None or inode.nlink <= 0 or len(inode.links) != 1:
+            return None
+        return inode if inode.is_dir or inode.nlink == 1 else None
+
+    def _is_lost(self, inode: Inode) -> bool:
+        return any(above.ino in self._tree.lost_directories for above in self._tree.ancestors(inode))
+
+    def _take_back(self, folder: Folder, name: bytes, moved: Inode) -> None:
+        tree = self._tree
+        if any(above is moved for above in (folder.inode, *tree.ancestors(folder.inode))):
+            self._show_again(folder, name)
+            return
+        log.info("something was moved into a directory that others moved or removed; it goes back")
+        change = Change(tree)
+        directory, new = next(iter(moved.links))
+        target = tree.inode(directory)
+        assert target.folder is not None
+        change.point(target.folder, new, None)
+        if moved.is_dir and target.nlink > 0:
+            change.count_links(target, -1)
+        back = name
+        if name in folder.kids or name in folder.hidden or name.startswith(PARKED):
+            back = conflict_name(new, tree.options.label, time.time(), folder.kids.__contains__)
+        change.point(folder, back, moved)
+        change.stamp(folder.inode)
+        change.commit(freeing=True)
+        for changed, old in ((directory, new), (folder.inode.ino, back)):
+            tree.kernel.entry_changed(changed, old)
+        tree.count_subdirectories(folder)
+
+    def _show_again(self, folder: Folder, name: bytes) -> None:
+        """What seemed to be inside itself was moved by others: it is looked at again."""
+        folder.checked = float("-inf")
+        self._tree.publisher.let_stand(folder, name)
+
+
+def _way_to(tree: Tree, inode: Inode) -> Iterator[Step]:
+    """From a directory up to the root, as far as names are known."""
+    seen: set[int] = set()
+    while inode.ino != ROOT and inode.links and inode.ino not in seen:
+        seen.add(inode.ino)
+        directory, name = next(iter(inode.links))
+        above = tree.inodes.get(directory)
+        if above is None or above.folder is None:
+            return
+        yield above.folder, name, inode
+        inode = above
+
+
+def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
+    return name in folder.kids and folder.kids[name][1] == inode.ino
+
+
+# --- directories inside themselves -------------------------------------------------------------------------
+
+
+def above_itself(tree: Tree, folder: Folder, caps: Caps | None) -> Inode | None:
+    """The directory at or above `folder` that `caps` lead to."""
+    if caps is None or not caps[1]:
+        return None
+    directories = (folder.inode, *tree.ancestors(folder.inode))
+    return next((above for above in directories if above.caps is not None and above.caps[1] == caps[1]), None)
+
+
+def take_away(tree: Tree, folder: Folder, name: bytes, above: Inode) -> bool:
+    """Remove a name that leads to the directory `above` it, if a move left it there: others may mean it so."""
+    raw = folder.base_raw(name)
+    if (
+        raw is None
+        or name in folder.pending
+        or tree.read_only
+        or folder.node is None
+        or not folder.node.writable
+    ):
+        return False
+    seen = see(raw, None, tree.options)
+    if seen.ino is None or seen.attributes.crtime != above.attributes.crtime:
+        return False
+    log.info("a directory is inside itself, as moves at the same time leave it; the inner name is removed")
+    folder.show(name, above.ino)
+    change = Change(tree)
+    change.point(folder, name, None)
+    change.commit(freeing=True)
+    tree.kernel.entry_changed(folder.inode.ino, name)
+    tree.count_subdirectories(folder)
+    return True
