@@ -37,9 +37,9 @@ class Moves:
         self._tree = tree
 
     def moved_from(self, folder: Folder, name: bytes) -> Inode | None:
-        """The directory that was moved away from a pending name."""
+        """The directory that was moved away from a name which is to go."""
         pending = folder.pending.get(name)
-        if pending is None or pending.base_ino in (None, pending.ino):
+        if pending is None or pending.ino is not None:
             return None
         inode = self._tree.inodes.get(pending.base_ino or 0)
         return inode if inode is not None and inode.is_dir and inode.nlink > 0 and inode.links else None
@@ -64,10 +64,12 @@ class Moves:
 
     async def _is_reached(self, folder: Folder, moved: Inode) -> bool:
         steps = list(_way_to(self._tree, moved))
-        if not steps or steps[-1][0].inode.ino != ROOT:
+        if not steps or steps[0][0] is folder:
+            return (
+                True  # recovered and not looked up since, so the grid has it; or one version has both names
+            )
+        if steps[-1][0].inode.nlink <= 0:
             return False
-        if steps[0][0] is folder:
-            return True  # one version has both names
         for above, name, inode in steps:
             if above is not folder and not await self._leads_to(above, name, inode):
                 for stale, _, _ in steps:

@@ -86,7 +86,7 @@ class Publisher:
     def directory_changed(self, folder: Folder) -> None:
         """Names, or what they lead to, differ from the grid."""
         ino = folder.inode.ino
-        if not folder.pending and folder.inode.caps is not None:
+        if not folder.pending and folder.inode.caps is not None and self.directories.get(ino) is None:
             return
         due = trio.current_time() + self._tree.options.publish_delay
         self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)

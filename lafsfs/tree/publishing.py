@@ -95,7 +95,8 @@ class DirectoryPublisher:
                 return Progress(True, waiting > 0, False)
             if folder.pending and self._split(folder)[0]:  # temporary names, or what changed meanwhile
                 self._tree.publisher.directory_changed(folder)
-            return Progress(bool(folder.pending), waiting > 0, True)
+            left = bool(folder.pending) and self._tree.may_be_on_grid(folder.inode)
+            return Progress(left, waiting > 0, True)
 
     def _split(self, folder: Folder) -> tuple[list[bytes], int]:
         """(names that can go now, number of names that must wait for their objects)."""

@@ -87,18 +87,26 @@ class Reachability:
         return self._is_elsewhere(old, (folder.inode.ino, name), adding)
 
     def must_park(self, folder: Folder, name: bytes, adding: set[Link]) -> Inode | None:
-        """The object that would be lost by replacing `name` in a version that adds `adding`."""
+        """The object that would be lost by replacing `name` in a version that adds `adding`. A directory could be
+        lost by what others move at the same time (moves.py), unless the same version has it.
+        """
         pending = folder.pending[name]
         if pending.ino is None or pending.base_ino in (None, pending.ino):
             return None
         moved = self._inodes.get(pending.base_ino)
         if moved is None or moved.nlink <= 0 or not moved.links:
             return None
+        if moved.is_dir:
+            return None if _is_within(moved, adding) else moved
         return None if self._is_elsewhere(moved, (folder.inode.ino, name), adding) else moved
 
     def _is_elsewhere(self, moved: Inode, before: Link, adding: set[Link]) -> bool:
-        within = any(link in adding for link in moved.links)  # the same version has it under another name
-        return within or self.reachable(moved, frozenset({before}), adding)
+        return _is_within(moved, adding) or self.reachable(moved, frozenset({before}), adding)
+
+
+def _is_within(moved: Inode, adding: set[Link]) -> bool:
+    """Whether the same version has it under another name."""
+    return any(link in adding for link in moved.links)
 
 
 def moved_out(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:
