@@ -94,7 +94,7 @@ class Finder:
         except (OSError, LafsError) as problem:
             log.warning("a directory could not be searched: %s", problem)
             return None
-        for name, (_, number) in folder.kids.items():
+        for name, (_, number) in list(folder.kids.items()):
             if name not in folder.hidden and (
                 number == ino or (number == UNKNOWN and _may_be(folder, name, ino))
             ):

@@ -68,7 +68,7 @@ class Moves:
             return (
                 True  # recovered and not looked up since, so the grid has it; or one version has both names
             )
-        if steps[-1][0].inode.nlink <= 0:
+        if _ends_off_the_root(steps):
             return False
         for above, name, inode in steps:
             if above is not folder and not await self._leads_to(above, name, inode):
@@ -91,7 +91,7 @@ class Moves:
         """What was moved into a directory that others then moved or removed would wait for ever."""
         for name in list(folder.pending):
             moved = self._moved_alone(folder, name)
-            if moved is not None and self._is_lost(moved):
+            if moved is not None and _ends_off_the_root(list(_way_to(self._tree, moved))):
                 self._take_back(folder, name, moved)
 
     def _moved_alone(self, folder: Folder, name: bytes) -> Inode | None:
@@ -102,9 +102,6 @@ class Moves:
         if inode is None or inode.nlink <= 0 or len(inode.links) != 1:
             return None
         return inode if inode.is_dir or inode.nlink == 1 else None
-
-    def _is_lost(self, inode: Inode) -> bool:
-        return any(above.ino in self._tree.lost_directories for above in self._tree.ancestors(inode))
 
     def _take_back(self, folder: Folder, name: bytes, moved: Inode) -> None:
         tree = self._tree
@@ -148,6 +145,14 @@ def _way_to(tree: Tree, inode: Inode) -> Iterator[Step]:
         inode = above
 
 
+def _ends_off_the_root(steps: list[Step]) -> bool:
+    """Whether a way leads to a directory that is gone, or in a circle. (Others end where nothing more is known.)"""
+    if not steps:
+        return False
+    last = steps[-1][0].inode
+    return last.nlink <= 0 or any(inode is last for _, _, inode in steps)
+
+
 def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
     return name in folder.kids and folder.kids[name][1] == inode.ino
 
@@ -156,10 +161,12 @@ def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
 
 
 def above_itself(tree: Tree, folder: Folder, caps: Caps | None) -> Inode | None:
-    """The directory at or above `folder` that `caps` lead to."""
+    """The directory at or above `folder` that `caps` lead to, if the root is above that."""
     if caps is None or not caps[1]:
         return None
     directories = (folder.inode, *tree.ancestors(folder.inode))
+    if directories[-1].ino != ROOT:
+        return None  # what is above has changed, and is not known yet
     return next((above for above in directories if above.caps is not None and above.caps[1] == caps[1]), None)
 
 

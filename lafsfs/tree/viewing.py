@@ -112,9 +112,10 @@ class Viewing:
         cap = parse(inode.caps[0] or inode.caps[1])
         if not isinstance(cap, DirCap):
             raise OSError(errno.EIO, "a directory that cannot be opened")
-        for above in cast("Tree", self).ancestors(inode):
-            if above.caps is not None and above.caps[1] == inode.caps[1]:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        tree = cast("Tree", self)
+        above = tree.parent_of(inode)
+        if above is not inode and above.folder and above_itself(tree, above.folder, inode.caps):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         inode.folder = Folder(inode, self.nodes.directory(cap))
         return inode.folder
 
