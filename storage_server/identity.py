@@ -6,29 +6,27 @@ Kept in `identity/` of the server directory, files of mode 0600: `server.key` (E
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
-import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
 
 from lafsfs.errors import ConfigError, FormatError
 from lafsfs.formats import base32
-from lafsfs.gbs.certificate import public_key_info
 from lafsfs.gbs.nurl import Furl, Nurl, spki_hash
 
 _DIRECTORY: Final = "identity"
 _KEY_PREFIX: Final = "priv-v0-"
 _SWISSNUM_BYTES: Final = 20
 _VALIDITY: Final = timedelta(days=100 * 365)
-_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -89,30 +87,21 @@ def load(directory: Path) -> Identity:
             raise FormatError("not a key string")
         seed = base32.decode(seed_text.removeprefix(_KEY_PREFIX))
         public = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
-        certificate = _certificate_in((home / "tls.pem").read_bytes())
-        spki = public_key_info(certificate)
+        certificate = x509.load_pem_x509_certificate((home / "tls.pem").read_bytes())
         swissnum = (home / "swissnum").read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise ConfigError(f"{directory} is no server directory; make one with lafs-storage create") from None
     except (OSError, ValueError, FormatError):
         raise ConfigError(f"the identity in {home} is damaged") from None
-    return Identity(public, certificate, spki_hash(spki), swissnum, home / "tls.pem")
-
-
-def _certificate_in(pem: bytes) -> bytes:
-    """The certificate in PEM text as DER. ValueError if there is none."""
-    found = _CERTIFICATE.search(pem)
-    if found is None:
-        raise ValueError("no certificate")
-    return base64.b64decode(found[1])
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    return Identity(public, der, spki_hash(spki), swissnum, home / "tls.pem")
 
 
 def _new_certificate() -> bytes:
     """PEM of a fresh P-256 key and its self-signed certificate. Clients check the key, not dates or names."""
-    # Imported late: slow to load, and only needed here.
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lafs-storage")])
     begin = datetime.now(UTC) - timedelta(days=1)

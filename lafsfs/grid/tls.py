@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 import trio
-
-from lafsfs.gbs.certificate import public_key_info
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 RECEIVE_SIZE: Final = 256 * 1024
 RECORD_SIZE: Final = 16 * 1024
@@ -35,7 +35,8 @@ def client_context() -> ssl.SSLContext:
 
 def spki_hash(certificate: bytes) -> bytes:
     """SHA-256 of the SubjectPublicKeyInfo of a DER certificate; ValueError if it cannot be read."""
-    return hashlib.sha256(public_key_info(certificate)).digest()
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 class Watch:

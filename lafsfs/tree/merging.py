@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lafsfs.formats.caps import DirCap, parse
@@ -86,7 +87,10 @@ class Merging:
             ino = folder.pending[name].ino
             self.forget_pending(folder, name)
             self._tree.settle(self._tree.inodes.get(ino or 0))
-        folder.show(name, UNKNOWN)
+        if folder.base_raw(name) is not None:
+            folder.show(name, UNKNOWN)
+        elif name in folder.kids:
+            folder.hide(name)
         self._tree.count_subdirectories(folder)
         self._tree.kernel.entry_changed(folder.inode.ino, name)
 
@@ -112,6 +116,8 @@ class Merging:
             copy = self._twin(inode)
             change.touch(copy)
             change.count_links(inode, -1)
+            # The kernel may open it by that number before it hears of this: what is written then is kept, too.
+            change.then(partial(setattr, inode, "lost", (folder.inode.ino, name)))
             inode = copy
         change.point(folder, other, inode)
         change.point(folder, name, None)

@@ -63,13 +63,17 @@ class Moves:
     # --- asking the grid -----------------------------------------------------------------------------------
 
     async def _is_reached(self, folder: Folder, moved: Inode) -> bool:
-        steps = list(_way_to(self._tree, moved))
-        if not steps or steps[0][0] is folder:
-            return (
-                True  # recovered and not looked up since, so the grid has it; or one version has both names
-            )
-        if _ends_off_the_root(steps):
-            return False
+        while True:
+            steps = list(_way_to(self._tree, moved))
+            if not steps or steps[0][0] is folder:
+                return True  # recovered and not looked up since, so the grid has it; or one version has both names
+            if _ends_off_the_root(steps):
+                return False
+            reached = await self._is_way(folder, steps)
+            if steps == list(_way_to(self._tree, moved)):
+                return reached  # else we moved something on that way meanwhile
+
+    async def _is_way(self, folder: Folder, steps: list[Step]) -> bool:
         for above, name, inode in steps:
             if above is not folder and not await self._leads_to(above, name, inode):
                 for stale, _, _ in steps:
@@ -78,9 +82,11 @@ class Moves:
         return all(_shows(above, name, inode) for above, name, inode in steps if above is folder)
 
     async def _leads_to(self, folder: Folder, name: bytes, inode: Inode) -> bool:
-        node, known = folder.node, folder.snapshot
+        node, known, pending = folder.node, folder.snapshot, folder.pending.get(name)
         if node is None or known is None or not folder.loaded or node.deep_immutable:
             return _shows(folder, name, inode)
+        if pending is not None and pending.base_ino != inode.ino:
+            return True  # on its way: the old name is not ready to go (reachability.py)
         snapshot = known if await node.version() == known.version else await node.read()
         raw = snapshot.packed.raw(folder.stored(name))
         return raw is not None and inode.caps is not None and parsed(raw).ro_uri == inode.caps[1]

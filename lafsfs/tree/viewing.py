@@ -286,7 +286,7 @@ class Viewing:
             return
         if not old.links:
             old.nlink = 0
-            if changeable and (old.writers or old.is_dir):
+            if changeable:  # somebody may have it open, or open it by what the kernel remembers
                 old.lost = folder.inode.ino, name
             if old.is_dir:
                 self.lost_directories.add(old.ino)
@@ -318,9 +318,10 @@ class Viewing:
         if raw is not None and name not in folder.pending and is_directory_entry(raw):
             above = above_itself(cast("Tree", self), folder, (b"", parsed(raw).ro_uri))
             if above is not None:
+                self._orphan(folder, name, known)
                 if take_away(cast("Tree", self), folder, name, above):
                     return None
-                known = self._only_here(folder, name, known)
+                known = known if known is not None and known.folder is None else None
         if known is not None and (
             (folder.inode.ino, name) in known.links or name in folder.pending or raw is None
         ):
@@ -331,13 +332,15 @@ class Viewing:
             raise OSError(errno.EIO, "an entry without an object")
         return self._from_grid(folder, name, self.see(folder, raw))
 
-    def _only_here(self, folder: Folder, name: bytes, known: Inode | None) -> Inode | None:
-        """The inode of a name that leads to a directory above it, which is not entered by that name."""
+    def _orphan(self, folder: Folder, name: bytes, known: Inode | None) -> None:
+        """A name turns out to lead to a directory above it: no inode is found by that name any more."""
         if known is None or known.folder is None:
-            return known
+            return
         self.inodes.unlink(known, folder.inode.ino, name)
         folder.show(name, UNKNOWN)
-        return None
+        if not known.links and known.nlink > 0 and known.ino != ROOT:
+            known.nlink = 0
+            self.lost_directories.add(known.ino)
 
     def see(self, folder: Folder, raw: bytes) -> Seen:
         return see(raw, folder.node.writekey if folder.node is not None else None, self.options)

@@ -79,6 +79,44 @@ async def test_both_change_one_file(
         assert await there.read(copy) == (b"OURS" + b"before" * 20)[:4] + (b"before" * 20)[4:]
 
 
+async def test_a_file_opened_by_what_a_name_led_to_that_others_took(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("file", b"before" * 20)
+        await agree(here, there)
+        inode = await here.find("file")
+        await there.unlink("file")
+        await there.drain()
+        assert await here.names() == set()
+        handle = await here.tree.files.open(inode, os.O_WRONLY)
+        await here.pwrite(handle, b"LATE", 60)
+        await here.close(handle)
+        assert await agree(here, there) == {b"file"}
+        assert b"LATE" in await there.read("file")
+
+
+async def test_a_file_opened_by_what_its_name_led_to_before_a_conflict(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """The kernel opens a file by the number it got before it is told that the name leads elsewhere."""
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
+        await here.write("file", b"before" * 20)
+        await agree(here, there)
+        inode = await here.find("file")
+        await here.write("file", b"OURS")
+        await there.write("file", b"THEIRS")
+        await there.drain()
+        await here.drain()
+        handle = await here.tree.files.open(inode, os.O_WRONLY)
+        await here.pwrite(handle, b"LATE", 60)
+        await here.close(handle)
+        await agree(here, there)
+        contents = [seen.content for seen in (await there.everything()).values()]
+        for word in (b"OURS", b"THEIRS", b"LATE"):
+            assert any(word in content for content in contents), word
+
+
 @pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
 async def test_a_change_wins_over_a_removal(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
