@@ -10,7 +10,6 @@ from lafsfs.tree import acl
 from lafsfs.tree.attributes import Attributes, bounded, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.inodes import ROOT, Inode
-from lafsfs.tree.links import directories_of
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -69,10 +68,7 @@ class Changing:
             raise ReadOnlyError("read-only file system")
         if inode.ino == ROOT and inode.folder is not None:
             self._tree.check_changeable(inode.folder)
-        for directory in directories_of(inode.links):
-            parent = self._tree.inodes.get(directory)
-            if parent is not None and parent.folder is not None:
-                self._tree.check_changeable(parent.folder)
+        self._tree.check_names_changeable(inode)
 
 
 def _with_permissions(attributes: Attributes, mode: int) -> int:

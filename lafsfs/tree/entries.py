@@ -99,7 +99,13 @@ def parsed(raw: bytes) -> Entry:
 
 def is_directory_entry(raw: bytes) -> bool:
     """Whether an entry leads to a directory."""
-    return _DIRECTORY in raw and _is_directory(parsed(raw).ro_uri)
+    return directory_cap(raw) is not None
+
+
+def directory_cap(raw: bytes) -> bytes | None:
+    """The read cap of the directory that an entry leads to, None if that is no directory."""
+    cap = parsed(raw).ro_uri if _DIRECTORY in raw else b""
+    return cap if _is_directory(cap) else None
 
 
 def write_entry(

@@ -15,6 +15,7 @@ from lafsfs.tree.entries import Seen, parsed, write_entry
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.merge import Verdict, conflict_name, decide
+from lafsfs.tree.moves import moved_directory
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -55,10 +56,8 @@ class Merging:
 
     def _moved_along(self, folder: Folder, pending: Pending, theirs: bytes) -> bool:
         """Whether it is a directory that we moved: what others say of it under its old name holds for the new one."""
-        inode = self._tree.inodes.get(pending.base_ino or 0)
-        if inode is None or not inode.is_dir or inode.nlink <= 0 or not inode.links or inode.caps is None:
-            return False
-        if parsed(theirs).ro_uri != inode.caps[1]:
+        inode = moved_directory(self._tree, pending)
+        if inode is None or inode.caps is None or parsed(theirs).ro_uri != inode.caps[1]:
             return False
         mtime = self._tree.see(folder, theirs).attributes.mtime
         if mtime > inode.attributes.mtime:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lafsfs.tree.change import Change
-from lafsfs.tree.directories import Folder
+from lafsfs.tree.directories import Folder, Pending
 from lafsfs.tree.entries import parsed, see
-from lafsfs.tree.inodes import ROOT, Caps, Inode
+from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.merge import conflict_name
 
 if TYPE_CHECKING:
+    from lafsfs.tree.merging import Merging
     from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -33,26 +34,24 @@ Step = tuple[Folder, bytes, Inode]  # a directory, a name in it, and what that m
 class Moves:
     """Looks at moved directories, and takes moves back. The caller has the lock of the one they were moved from."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, merging: Merging) -> None:
         self._tree = tree
+        self._merging = merging
 
-    def moved_from(self, folder: Folder, name: bytes) -> Inode | None:
-        """The directory that was moved away from a name which is to go."""
-        pending = folder.pending.get(name)
-        if pending is None or pending.ino is not None:
-            return None
-        inode = self._tree.inodes.get(pending.base_ino or 0)
-        return inode if inode is not None and inode.is_dir and inode.nlink > 0 and inode.links else None
+    def moved_from(self, folder: Folder, names: Iterable[bytes]) -> dict[bytes, Inode]:
+        """The directories that were moved away from those of the names that are to go."""
+        moved = ((name, moved_directory(self._tree, folder.pending.get(name))) for name in names)
+        return {name: inode for name, inode in moved if inode is not None}
 
-    async def is_cut_off(self, folder: Folder, name: bytes, moved: Inode) -> bool:
-        """Before the old name goes: whether the new one does not lead to the directory; then the move is taken back.
-        GridError when the grid does not tell.
+    async def check(self, folder: Folder, name: bytes, moved: Inode) -> None:
+        """Before the old name goes: if the new one does not lead to the directory, the move is taken back. GridError
+        when the grid does not tell.
         """
-        if await self._is_reached(folder, moved):
-            return False
-        if self.moved_from(folder, name) is moved:
+        if (
+            not await self._is_reached(folder, moved)
+            and moved_directory(self._tree, folder.pending.get(name)) is moved
+        ):
             self._take_back(folder, name, moved)
-        return True
 
     async def look_back(self, folder: Folder, moved: Mapping[bytes, Inode]) -> None:
         """After the old names went: what others cut off in the meantime gets its name back."""
@@ -101,22 +100,21 @@ class Moves:
                 self._take_back(folder, name, moved)
 
     def _moved_alone(self, folder: Folder, name: bytes) -> Inode | None:
-        pending = folder.pending[name]
-        if pending.ino is not None or pending.base_ino is None:
-            return None
-        inode = self._tree.inodes.get(pending.base_ino)
-        if inode is None or inode.nlink <= 0 or len(inode.links) != 1:
+        inode = _lives_elsewhere(self._tree, folder.pending[name])
+        if inode is None or len(inode.links) != 1:
             return None
         return inode if inode.is_dir or inode.nlink == 1 else None
 
     def _take_back(self, folder: Folder, name: bytes, moved: Inode) -> None:
         tree = self._tree
         if any(above is moved for above in (folder.inode, *tree.ancestors(folder.inode))):
-            self._show_again(folder, name)
+            folder.checked = float("-inf")  # what seemed to be inside itself was moved by others
+            self._merging.let_theirs_stand(folder, name)
             return
+        assert moved.first_link is not None
         log.info("something was moved into a directory that others moved or removed; it goes back")
         change = Change(tree)
-        directory, new = next(iter(moved.links))
+        directory, new = moved.first_link
         target = tree.inode(directory)
         assert target.folder is not None
         change.point(target.folder, new, None)
@@ -132,18 +130,27 @@ class Moves:
             tree.kernel.entry_changed(changed, old)
         tree.count_subdirectories(folder)
 
-    def _show_again(self, folder: Folder, name: bytes) -> None:
-        """What seemed to be inside itself was moved by others: it is looked at again."""
-        folder.checked = float("-inf")
-        self._tree.publisher.let_stand(folder, name)
+
+def moved_directory(tree: Tree, pending: Pending | None) -> Inode | None:
+    """The directory that stood under a name which is to go, and lives under another one now."""
+    inode = _lives_elsewhere(tree, pending)
+    return inode if inode is not None and inode.is_dir else None
+
+
+def _lives_elsewhere(tree: Tree, pending: Pending | None) -> Inode | None:
+    """What was moved away from a name that is to go."""
+    if pending is None or pending.ino is not None:
+        return None
+    inode = tree.inodes.get(pending.base_ino or 0)
+    return inode if inode is not None and inode.nlink > 0 and inode.links else None
 
 
 def _way_to(tree: Tree, inode: Inode) -> Iterator[Step]:
     """From a directory up to the root, as far as names are known."""
     seen: set[int] = set()
-    while inode.ino != ROOT and inode.links and inode.ino not in seen:
+    while inode.ino != ROOT and inode.first_link is not None and inode.ino not in seen:
         seen.add(inode.ino)
-        directory, name = next(iter(inode.links))
+        directory, name = inode.first_link
         above = tree.inodes.get(directory)
         if above is None or above.folder is None:
             return
@@ -166,14 +173,12 @@ def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
 # --- directories inside themselves -------------------------------------------------------------------------
 
 
-def above_itself(tree: Tree, folder: Folder, caps: Caps | None) -> Inode | None:
-    """The directory at or above `folder` that `caps` lead to, if the root is above that."""
-    if caps is None or not caps[1]:
-        return None
+def above_itself(tree: Tree, folder: Folder, cap: bytes) -> Inode | None:
+    """The directory at or above `folder` with this read cap, if the root is above that."""
     directories = (folder.inode, *tree.ancestors(folder.inode))
     if directories[-1].ino != ROOT:
         return None  # what is above has changed, and is not known yet
-    return next((above for above in directories if above.caps is not None and above.caps[1] == caps[1]), None)
+    return next((above for above in directories if above.caps is not None and above.caps[1] == cap), None)
 
 
 def take_away(tree: Tree, folder: Folder, name: bytes, above: Inode) -> bool:

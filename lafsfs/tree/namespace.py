@@ -12,7 +12,6 @@ from lafsfs.tree.attributes import born_with, new_attributes, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import NAME_MAX, Folder
 from lafsfs.tree.inodes import Inline, Inode, Staged
-from lafsfs.tree.links import directories_of
 from lafsfs.tree.new_files import inherited
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Namespace:
             raise error(errno.EPERM)
         await self._tree.hard_links.prepare()
         folder = await self.open_for_new(parent, name)
-        self._check_names_changeable(inode)
+        self._tree.check_names_changeable(inode)  # a further name changes the entries of all there are
         if inode.nlink >= LINK_MAX:
             raise error(errno.EMLINK)
         if inode.nlink <= 0:
@@ -119,13 +118,6 @@ class Namespace:
         self._tree.hard_links.add(change, inode)
         change.commit()
         return inode
-
-    def _check_names_changeable(self, inode: Inode) -> None:
-        """A further name changes the entries of all names there are: ReadOnlyError where one cannot be changed."""
-        for directory in directories_of(inode.links):
-            parent = self._tree.inodes.get(directory)
-            if parent is not None and parent.folder is not None:
-                self._tree.check_changeable(parent.folder)
 
     async def open_for_new(self, parent: int, name: bytes) -> Folder:
         """The directory, if `name` can be made there: EROFS, EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EPERM."""

@@ -53,7 +53,6 @@ class Publisher:
             set()
         )  # directories with names that wait for objects moved elsewhere
         self._directory_publisher = DirectoryPublisher(tree)
-        self.let_stand = self._directory_publisher.let_stand
         self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
 

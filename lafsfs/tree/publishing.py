@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -62,11 +61,7 @@ class DirectoryPublisher:
         self._reach = Reachability(tree.inodes, tree.hard_links)
         self._merging = Merging(tree)
         self._removals = Removals(tree)
-        self._moves = Moves(tree)
-
-    def let_stand(self, folder: Folder, name: bytes) -> None:
-        """Give up what is pending of a name."""
-        self._merging.let_theirs_stand(folder, name)
+        self._moves = Moves(tree, self._merging)
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
         """Put what is ready of `folder` on the grid.
@@ -153,7 +148,7 @@ class DirectoryPublisher:
             base = folder.snapshot
             sent = self._plan(folder, ready, base)
             removed = {one.name: folder.removed[one.name] for one in sent if one.name in folder.removed}
-            moved = self._moved(folder, (one.name for one in sent if one.pending is not None))
+            moved = self._moves.moved_from(folder, (one.name for one in sent if one.pending is not None))
             if not sent and not (collided and base is not None and not base.settled):
                 if folder.attempts:
                     self._done(folder, sent)
@@ -199,10 +194,10 @@ class DirectoryPublisher:
                 checked.add(name)
                 if await self._removals.is_contested(folder, name):
                     both += [name] if self._merging.clash(folder, name) else []
-            moved = self._moved(folder, (name for name in ready if name not in checked))
+            moved = self._moves.moved_from(folder, (name for name in ready if name not in checked))
             for name, inode in moved.items():
                 checked.add(name)
-                await self._moves.is_cut_off(folder, name, inode)
+                await self._moves.check(folder, name, inode)
             leaving += moved
             if not leaving:
                 both = self._merging.merge(folder, ready)
@@ -210,10 +205,6 @@ class DirectoryPublisher:
                 await self._merging.unite(folder, name)
             if not leaving and not both:
                 return self._split(folder)[0]  # merging may have renamed some
-
-    def _moved(self, folder: Folder, names: Iterable[bytes]) -> dict[bytes, Inode]:
-        moved = ((name, self._moves.moved_from(folder, name)) for name in names)
-        return {name: inode for name, inode in moved if inode is not None}
 
     def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Sent]:
         assert folder.node is not None

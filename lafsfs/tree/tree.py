@@ -188,13 +188,24 @@ class Tree(Viewing):
 
     def check_changeable(self, folder: Folder) -> None:
         """ReadOnlyError unless names in this directory can be changed."""
-        if self.read_only or (folder.node is not None and not folder.node.writable) or self._is_still(folder):
+        if (
+            self.read_only
+            or (folder.node is not None and not folder.node.writable)
+            or self._is_still(folder.inode)
+        ):
             raise ReadOnlyError("read-only file system")
 
-    def _is_still(self, folder: Folder) -> bool:
+    def check_names_changeable(self, inode: Inode) -> None:
+        """ReadOnlyError unless all names of an inode, as far as they are known, can be changed."""
+        for directory in directories_of(inode.links):
+            parent = self.inodes.get(directory)
+            if parent is not None and parent.folder is not None:
+                self.check_changeable(parent.folder)
+
+    def _is_still(self, inode: Inode) -> bool:
         if not self.stilled:
             return False
-        return any(above.ino in self.stilled for above in (folder.inode, *self.ancestors(folder.inode)))
+        return any(above.ino in self.stilled for above in (inode, *self.ancestors(inode)))
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel gave up `count` references to an inode."""
@@ -205,8 +216,7 @@ class Tree(Viewing):
 
     def check_writable(self, inode: Inode) -> None:
         """ReadOnlyError unless this content, and the edges that lead to it, can be changed."""
-        still = self.stilled and any(above.ino in self.stilled for above in self.ancestors(inode))
-        if self.read_only or still:
+        if self.read_only or self._is_still(inode):
             raise ReadOnlyError("read-only file system")
         if inode.caps is not None:
             cap = parse(inode.caps[0] or inode.caps[1])
@@ -214,10 +224,7 @@ class Tree(Viewing):
                 raise ReadOnlyError("this file is held by a read-only capability")
             if cap.is_mutable:
                 return
-        for directory in directories_of(inode.links):
-            parent = self.inodes.get(directory)
-            if parent is not None and parent.folder is not None:
-                self.check_changeable(parent.folder)
+        self.check_names_changeable(inode)
 
     async def until_quiet(self) -> None:
         """Return when no program asked for anything for a second and nothing is being published."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
@@ -16,7 +17,7 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.transfer.servermap import Version
 from lafsfs.tree.change import Change, repend
 from lafsfs.tree.directories import UNKNOWN, Folder
-from lafsfs.tree.entries import Seen, is_directory_entry, parsed, see
+from lafsfs.tree.entries import Seen, directory_cap, is_directory_entry, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.links import Link
@@ -114,7 +115,7 @@ class Viewing:
             raise OSError(errno.EIO, "a directory that cannot be opened")
         tree = cast("Tree", self)
         above = tree.parent_of(inode)
-        if above is not inode and above.folder and above_itself(tree, above.folder, inode.caps):
+        if above is not inode and above.folder and above_itself(tree, above.folder, inode.caps[1]):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         inode.folder = Folder(inode, self.nodes.directory(cap))
         return inode.folder
@@ -234,27 +235,27 @@ class Viewing:
 
     def absorb(self, folder: Folder, snapshot: Snapshot) -> None:
         """Take a newer version of a directory: only what differs is invalidated, here and in the kernel."""
-        for name, before in folder.adopt(snapshot):
-            old = self.inodes.get(before) if before != UNKNOWN else None
-            if old is not None:
-                self._update(folder, name, old)
-            elif name in folder.kids:
-                folder.show(name, UNKNOWN)
+        for name, _ in self._adopt(folder, snapshot):
             self.kernel.entry_changed(folder.inode.ino, name)
         self.count_subdirectories(folder)
         self.kernel.inode_changed(folder.inode.ino, content=True)
 
     def adopt_same(self, folder: Folder, snapshot: Snapshot) -> None:
         """Take a snapshot in which every name leads to what it led to before, if by other capabilities."""
+        for name, before in self._adopt(folder, snapshot):
+            if before != UNKNOWN and folder.kids.get(name, (0, UNKNOWN))[1] != before:
+                self.kernel.entry_changed(folder.inode.ino, name)
+        self.count_subdirectories(folder)
+
+    def _adopt(self, folder: Folder, snapshot: Snapshot) -> Iterator[tuple[bytes, int]]:
+        """Names that look different in a snapshot, brought up to date, each with the number it led to before."""
         for name, before in folder.adopt(snapshot):
             old = self.inodes.get(before) if before != UNKNOWN else None
             if old is not None:
                 self._update(folder, name, old)
             elif name in folder.kids:
                 folder.show(name, UNKNOWN)
-            if before != UNKNOWN and folder.kids.get(name, (0, UNKNOWN))[1] != before:
-                self.kernel.entry_changed(folder.inode.ino, name)
-        self.count_subdirectories(folder)
+            yield name, before
 
     def may_be_on_grid(self, directory: Inode) -> bool:
         """Whether names in it matter: others may have moved what they seem to have removed."""
@@ -315,8 +316,9 @@ class Viewing:
             return None
         known = self.inodes.get(kid[1]) if kid[1] != UNKNOWN else None
         raw = folder.base_raw(name)
-        if raw is not None and name not in folder.pending and is_directory_entry(raw):
-            above = above_itself(cast("Tree", self), folder, (b"", parsed(raw).ro_uri))
+        cap = directory_cap(raw) if raw is not None and name not in folder.pending else None
+        if cap is not None:
+            above = above_itself(cast("Tree", self), folder, cap)
             if above is not None:
                 self._orphan(folder, name, known)
                 if take_away(cast("Tree", self), folder, name, above):

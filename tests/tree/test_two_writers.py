@@ -15,6 +15,7 @@ from lafsfs.errors import PendingError, RollbackError
 from lafsfs.formats.caps import DirCap
 from lafsfs.formats.dirnode import make_entry
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.inodes import Inode
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import client, share_files
 from tests.support.pairs import NEVER, ONCE, agree, both
@@ -79,6 +80,13 @@ async def test_both_change_one_file(
         assert await there.read(copy) == (b"OURS" + b"before" * 20)[:4] + (b"before" * 20)[4:]
 
 
+async def write_late(fs: Files, inode: Inode) -> None:
+    """Write as the kernel does, which opens what it remembers of a name."""
+    handle = await fs.tree.files.open(inode, os.O_WRONLY)
+    await fs.pwrite(handle, b"LATE", 60)
+    await fs.close(handle)
+
+
 async def test_a_file_opened_by_what_a_name_led_to_that_others_took(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
 ) -> None:
@@ -89,9 +97,7 @@ async def test_a_file_opened_by_what_a_name_led_to_that_others_took(
         await there.unlink("file")
         await there.drain()
         assert await here.names() == set()
-        handle = await here.tree.files.open(inode, os.O_WRONLY)
-        await here.pwrite(handle, b"LATE", 60)
-        await here.close(handle)
+        await write_late(here, inode)
         assert await agree(here, there) == {b"file"}
         assert b"LATE" in await there.read("file")
 
@@ -108,9 +114,7 @@ async def test_a_file_opened_by_what_its_name_led_to_before_a_conflict(
         await there.write("file", b"THEIRS")
         await there.drain()
         await here.drain()
-        handle = await here.tree.files.open(inode, os.O_WRONLY)
-        await here.pwrite(handle, b"LATE", 60)
-        await here.close(handle)
+        await write_late(here, inode)
         await agree(here, there)
         contents = [seen.content for seen in (await there.everything()).values()]
         for word in (b"OURS", b"THEIRS", b"LATE"):
