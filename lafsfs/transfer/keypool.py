@@ -18,6 +18,7 @@ import trio
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
+from lafsfs.config.files import sync_directory
 from lafsfs.errors import FormatError
 from lafsfs.formats import rsa
 
@@ -131,7 +132,7 @@ class KeyPool:
             except OSError as error:
                 log.warning("a key of the pool cannot be used: %s", error)
                 continue
-            _sync(path.parent)
+            sync_directory(path.parent)
             key = self._open(sealed)
             if key is not None:
                 return key
@@ -161,11 +162,3 @@ def _quiet_threads(count: int, niceness: int) -> ThreadPoolExecutor:
 
 async def _generate(threads: ThreadPoolExecutor) -> rsa.SigningKey:
     return await trio.to_thread.run_sync(threads.submit(rsa.SigningKey.generate).result)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

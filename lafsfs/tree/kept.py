@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cbor2
 import trio
 
+from lafsfs.config.files import sync_directory
 from lafsfs.errors import FormatError, JournalError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Directory, Snapshot, pack
@@ -72,13 +73,21 @@ class KeptDirectories:
 
     async def keep_changed(self) -> None:
         """Write down what changed since the last time. A full disk is no reason to fail."""
-        changed, self._changed = self._changed, set()
-        for folder in changed:
-            if folder.snapshot is not None and folder.node is not None and folder.inode.nlink > 0:
-                await self.keep(folder.node, folder.snapshot)
+        for folder in list(self._changed):
+            if folder.inode.nlink > 0:
+                await self.catch_up(folder)
+            self._changed.discard(folder)
+
+    async def catch_up(self, folder: Folder) -> None:
+        """Write down the version last seen, if it is newer than what is kept."""
+        if folder in self._changed and folder.snapshot is not None and folder.node is not None:
+            self._changed.discard(folder)
+            await self.keep(folder.node, folder.snapshot)
 
     async def keep(self, node: Directory, snapshot: Snapshot) -> None:
-        """Write down what the grid holds now. What the journal forgets after this is found here."""
+        """Write down what the grid holds now, on the disk on return: what the journal forgets after this is found here,
+        also when the power fails.
+        """
         data = await pack(snapshot.packed)
         cap = node.cap.read_cap().to_bytes()
         await trio.to_thread.run_sync(self._save, cap, snapshot.version, data, limiter=self._writing)
@@ -99,7 +108,10 @@ class KeptDirectories:
             self._make_room(len(sealed))
             with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(sealed)
+                file.flush()
+                os.fsync(file.fileno())
             scratch.rename(path)
+            sync_directory(self._directory)
         except OSError as problem:
             log.info("a directory is not kept: %s", problem.strerror)
             for outdated in (scratch, path):

@@ -21,6 +21,7 @@ from lafsfs.tree.merge import conflict_name
 
 if TYPE_CHECKING:
     from lafsfs.tree.merging import Merging
+    from lafsfs.tree.reachability import Reachability
     from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,9 @@ Step = tuple[Folder, bytes, Inode]  # a directory, a name in it, and what that m
 class Moves:
     """Looks at moved directories, and takes moves back. The caller has the lock of the one they were moved from."""
 
-    def __init__(self, tree: Tree, merging: Merging) -> None:
+    def __init__(self, tree: Tree, merging: Merging, reach: Reachability) -> None:
         self._tree = tree
+        self._reach = reach
         self._merging = merging
 
     def moved_from(self, folder: Folder, names: Iterable[bytes]) -> dict[bytes, Inode]:
@@ -93,17 +95,11 @@ class Moves:
     # --- taking back ---------------------------------------------------------------------------------------
 
     def take_back_lost(self, folder: Folder) -> None:
-        """What was moved into a directory that others then moved or removed would wait for ever."""
+        """What was moved into a directory that others then moved or removed would be waited for for ever."""
         for name in list(folder.pending):
-            moved = self._moved_alone(folder, name)
-            if moved is not None and _ends_off_the_root(list(_way_to(self._tree, moved))):
-                self._take_back(folder, name, moved)
-
-    def _moved_alone(self, folder: Folder, name: bytes) -> Inode | None:
-        inode = _lives_elsewhere(self._tree, folder.pending[name])
-        if inode is None or len(inode.links) != 1:
-            return None
-        return inode if inode.is_dir or inode.nlink == 1 else None
+            for moved in self._reach.lost(folder, name) if name in folder.pending else ():
+                if not self._reach.is_shown(moved):  # it may have come back with another one
+                    self._take_back(folder, name, moved)
 
     def _take_back(self, folder: Folder, name: bytes, moved: Inode) -> None:
         tree = self._tree
@@ -111,17 +107,21 @@ class Moves:
             folder.checked = float("-inf")  # what seemed to be inside itself was moved by others
             self._merging.let_theirs_stand(folder, name)
             return
-        assert moved.first_link is not None
+        link = next(tree.hard_links.names(moved), None)
+        if link is None:
+            return
         log.info("something was moved into a directory that others moved or removed; it goes back")
+        pending = folder.pending.get(name)
         change = Change(tree)
-        directory, new = moved.first_link
+        directory, new = link
         target = tree.inode(directory)
         assert target.folder is not None
         change.point(target.folder, new, None)
         if moved.is_dir and target.nlink > 0:
             change.count_links(target, -1)
         back = name
-        if name in folder.kids or name in folder.hidden or name.startswith(PARKED):
+        out_of_it = pending is not None and pending.base_ino != moved.ino  # of a directory that is removed
+        if out_of_it or name in folder.kids or name in folder.hidden or name.startswith(PARKED):
             back = conflict_name(new, tree.options.label, time.time(), folder.kids.__contains__)
         change.point(folder, back, moved)
         change.stamp(folder.inode)

@@ -61,7 +61,7 @@ class DirectoryPublisher:
         self._reach = Reachability(tree.inodes, tree.hard_links)
         self._merging = Merging(tree)
         self._removals = Removals(tree)
-        self._moves = Moves(tree, self._merging)
+        self._moves = Moves(tree, self._merging, self._reach)
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
         """Put what is ready of `folder` on the grid.
@@ -187,6 +187,7 @@ class DirectoryPublisher:
         """Hold our changes against the newest version; the names to send."""
         checked: set[bytes] = set()
         while True:
+            await self._tree.kept.catch_up(folder)  # before the journal forgets what it shows
             ready, _ = self._split(folder)
             leaving = [name for name in ready if name in folder.removed and name not in checked]
             both = []

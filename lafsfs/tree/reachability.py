@@ -11,10 +11,10 @@ What keeps a moved object reachable at any instant (contrib/doc/concurrency.md):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
-from lafsfs.tree.directories import Folder
+from lafsfs.tree.directories import Folder, Pending
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable
 from lafsfs.tree.links import Link
 
@@ -36,6 +36,18 @@ class Reachability:
 
         `adding` are names that count as published.
         """
+
+        def has(link: Link, pending: Pending | None, ino: int) -> bool:
+            return link not in without and (pending is None or pending.base_ino == ino or link in adding)
+
+        return self._leads_to(inode, has)
+
+    def is_shown(self, inode: Inode) -> bool:
+        """Whether the grid leads from the root to `inode` when everything pending has been published."""
+        return self._leads_to(inode, lambda *_: True)
+
+    def _leads_to(self, inode: Inode, has: Callable[[Link, Pending | None, int], bool]) -> bool:
+        """Whether names lead from the root to `inode`, of those that are known the ones that the grid `has`."""
         seen: set[int] = set()
         left = [inode]
         while left:
@@ -50,13 +62,11 @@ class Reachability:
             if not links and here.nlink > 0 and (here.hint is not None or self._hard_links.has_anchor(here)):
                 return True
             for link in links:
-                if link in without:
-                    continue
                 parent = self._inodes.get(link[0])
                 if parent is None or parent.folder is None:
-                    return True  # its directory is not even loaded: nothing of it is pending
-                pending = parent.folder.pending.get(link[1])
-                if pending is None or pending.base_ino == here.ino or link in adding:
+                    if has(link, None, here.ino):
+                        return True  # its directory is not even loaded: nothing of it is pending
+                elif has(link, parent.folder.pending.get(link[1]), here.ino):
                     left.append(parent)
         return False
 
@@ -85,6 +95,16 @@ class Reachability:
         if pending.ino is not None or not old.links:
             return True  # a replaced name is parked if need be
         return self._is_elsewhere(old, (folder.inode.ino, name), adding)
+
+    def lost(self, folder: Folder, name: bytes) -> list[Inode]:
+        """What a removed or replaced name would have to wait for in vain."""
+        pending = folder.pending[name]
+        old = self._inodes.get(pending.base_ino) if pending.base_ino is not None else None
+        if old is None or old.ino == pending.ino:
+            return []
+        if old.nlink <= 0:
+            return [moved for moved in moved_out(self._inodes, old) if not self.is_shown(moved)]
+        return [old] if pending.ino is None and old.links and not self.is_shown(old) else []
 
     def must_park(self, folder: Folder, name: bytes, adding: set[Link]) -> Inode | None:
         """The object that would be lost by replacing `name` in a version that adds `adding`. A directory could be

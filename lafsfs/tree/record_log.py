@@ -21,6 +21,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lafsfs.config.files import sync_directory
 from lafsfs.errors import JournalError, NoSpaceError
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.sealing import Sealer, subkey
@@ -73,8 +74,8 @@ class RecordLog:
             self.segments = {number: Segment(self._path(number), number, key) for number in numbers}
             if not numbers and self._marked() is None:
                 self._write_mark(Mark(1, 0, 0), durable=True)
-                _sync_directory(directory)
-                _sync_directory(directory.parent)
+                sync_directory(directory)
+                sync_directory(directory.parent)
         except OSError as problem:
             raise JournalError(f"the journal cannot be opened: {problem.strerror}") from None
 
@@ -148,7 +149,7 @@ class RecordLog:
             segment.path.unlink()
             segment.close()
         if numbers:
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -229,7 +230,7 @@ class RecordLog:
             os.fdatasync(segment.fd)
             if not self._names_synced:
                 self._names_synced = True
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
             segment.synced = max(segment.synced, length)
         crash_point("journal.sync")
         if point.mark is not None:
@@ -239,7 +240,7 @@ class RecordLog:
             crash_point("journal.remove")
             self._remove(segment)
         if point.doomed:
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
     def _write_mark(self, mark: Mark, *, durable: bool) -> None:
         if self._mark_fd < 0:
@@ -279,11 +280,3 @@ def _synced(segment: Segment, end: int, mark: Mark | None, last: bool) -> int:
         readable = (after for _, plain, after in segment.scan(end, end) if plain is not None)
         return max(readable, default=0)
     return end if segment.number < mark.newest else mark.length if segment.number == mark.newest else 0
-
-
-def _sync_directory(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

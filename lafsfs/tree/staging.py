@@ -25,6 +25,7 @@ import trio
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from lafsfs.config.files import sync_directory
 from lafsfs.errors import JournalError, NoSpaceError
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.extents import ExtentMap
@@ -132,14 +133,6 @@ class StagingArea:
         self.unsynced.discard(staged)
         staged.heir_of = None
         self.retired.append(staged)
-
-    def sync_directory(self) -> None:
-        """Force the names of new logs to the disk (blocks)."""
-        number = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 class StagedFile:
@@ -356,7 +349,7 @@ class StagedFile:
             return
         os.fdatasync(self.fd())
         if self.synced == 0:
-            self.area.sync_directory()
+            sync_directory(self.area.directory)
         self.synced = max(self.synced, length)
 
     def idle(self) -> None:

@@ -10,14 +10,16 @@ import pytest
 
 
 class Disk:
-    """Watches fsync and fdatasync of this process below `top`. The calls themselves are the real ones."""
+    """Watches fsync, fdatasync and rename of this process below `top`. The calls themselves are the real ones."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
         self._top = top
         self._contents: dict[Path, bytes] = {}
         self._names: set[Path] = set()
+        self._renamed: list[tuple[Path, Path]] = []  # since their directory was synced
         for name in ("fsync", "fdatasync"):
             self._watch(monkeypatch, name)
+        self._watch_rename(monkeypatch)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         call = getattr(os, name)
@@ -33,9 +35,27 @@ class Disk:
             if content is not None:
                 self._contents[path] = content
             self._names |= names
+            if names:
+                self._move(path)
             return done
 
         monkeypatch.setattr(os, name, watched)
+
+    def _watch_rename(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = os.rename
+
+        def watched(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+            call(old, new)
+            self._renamed.append((Path(old), Path(new)))
+
+        monkeypatch.setattr(os, "rename", watched)
+
+    def _move(self, directory: Path) -> None:
+        """The directory was synced: what was renamed in it has its new name for good."""
+        for old, new in self._renamed:
+            if new.parent == directory and old in self._contents:
+                self._contents[new] = self._contents.pop(old)
+        self._renamed = [(old, new) for old, new in self._renamed if new.parent != directory]
 
     def after_power_failure(self, copy: Path) -> Path:
         """Make `copy` the directory as it comes back after a power failure at this instant."""

@@ -17,7 +17,7 @@ from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.sealing import state_key
 from tests.support.grids import QUICK, client
 from tests.support.storage import StorageServer
-from tests.support.trees import EAGER, IDLE, Files, new_root, opened
+from tests.support.trees import EAGER, IDLE, Files, copy_state, new_root, opened
 
 ONE = Encoding(1, 1, 1)
 
@@ -67,6 +67,28 @@ async def test_what_was_published_last_is_seen_offline_whenever_the_mount_died(
                 found = kept.find(root.read_cap().to_bytes())
                 assert found is not None
                 assert f"file{number}" in set(found.snapshot.packed.names())
+
+
+async def test_a_directory_that_others_made_as_well_is_seen_offline_whenever_the_mount_died(
+    three: list[StorageServer], tmp_path: Path
+) -> None:
+    """The journal forgets that we made it only when the directory above was kept as others published it."""
+    server = three[0]
+    async with client([server], ONE) as nodes, client([server], ONE) as other_nodes:
+        root = await new_root(nodes)
+        async with (
+            opened(nodes, root, tmp_path / "state", IDLE) as fs,
+            opened(other_nodes, root, tmp_path / "other", IDLE) as other,
+        ):
+            for tree, name in ((other, "theirs"), (fs, "ours")):
+                await tree.mkdir("dir")
+                await tree.write(f"dir/{name}", b"x")
+                await tree.drain()
+            copy_state(tmp_path / "state", tmp_path / "copy")
+    server.kill()
+    async with client([server], ONE, timeouts=QUICK) as nodes, opened(nodes, root, tmp_path / "copy") as fs:
+        assert await fs.names() == {b"dir"}
+        assert await fs.names("dir") == {b"theirs", b"ours"}
 
 
 async def test_nothing_seen_and_no_server_is_an_error(three: list[StorageServer], tmp_path: Path) -> None:

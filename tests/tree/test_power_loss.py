@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lafsfs.config import Encoding
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.options import TreeOptions
+from tests.support.grids import QUICK, client
 from tests.support.power import Disk
+from tests.support.storage import StorageServer
 from tests.support.trees import EAGER, IDLE, Files, new_root, opened
 
 SIZES = (0, 10, 100, 16_384, 20_000, 150_000, 400_000)
@@ -65,7 +68,12 @@ def _is_part(content: bytes, version: bytes, oldest: bytes) -> bool:
 @pytest.mark.parametrize("options", [IDLE, EAGER], ids=["idle", "publishing"])
 @pytest.mark.parametrize("seed", range(3))
 async def test_power_fails_at_random_moments(
-    nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: TreeOptions, seed: int
+    nodes: NodeMaker,
+    other_nodes: NodeMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: TreeOptions,
+    seed: int,
 ) -> None:
     state = tmp_path / "state"
     disk = Disk(monkeypatch, state)
@@ -82,8 +90,29 @@ async def test_power_fails_at_random_moments(
             if number % 10 == 9:
                 copies += 1
                 back = disk.after_power_failure(tmp_path / f"copy{copies}")
-                async with opened(nodes, root, back, IDLE) as other:
+                async with opened(other_nodes, root, back, IDLE) as other:
                     await written.check(other)
+
+
+async def test_what_the_journal_forgot_is_seen_offline_after_a_power_failure(
+    three: list[StorageServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published removal is neither in the journal nor, without servers, on the grid: the kept directory has it."""
+    disk = Disk(monkeypatch, tmp_path / "state")
+    one = Encoding(1, 1, 1)
+    async with client(three[:1], one) as nodes:
+        root = await new_root(nodes)
+        async with opened(nodes, root, tmp_path / "state", IDLE) as fs:
+            for name in ("removed", "stays"):
+                await fs.write(name, b"x")
+            await fs.drain()
+            await fs.unlink("removed")
+            await fs.drain()
+            await fs.tree.syncer.sync_all()
+            back = disk.after_power_failure(tmp_path / "copy")
+    three[0].kill()
+    async with client(three[:1], one, timeouts=QUICK) as nodes, opened(nodes, root, back, IDLE) as fs:
+        assert await fs.names() == {b"stays"}
 
 
 async def test_fsync_alone_makes_a_file_durable(
