@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import Folder, Pending
 from lafsfs.tree.entries import parsed, see
@@ -84,10 +85,12 @@ class Moves:
 
     async def _leads_to(self, folder: Folder, name: bytes, inode: Inode) -> bool:
         node, known, pending = folder.node, folder.snapshot, folder.pending.get(name)
-        if node is None or known is None or not folder.loaded or node.deep_immutable:
-            return _shows(folder, name, inode)
         if pending is not None and pending.base_ino != inode.ino:
             return True  # on its way: the old name is not ready to go (reachability.py)
+        if node is None or node.deep_immutable:
+            return _shows(folder, name, inode)
+        if known is None or not folder.loaded:  # since the last start; its lock is not ours to wait for
+            return _holds(await node.read(), inode)
         snapshot = known if await node.version() == known.version else await node.read()
         raw = snapshot.packed.raw(folder.stored(name))
         return raw is not None and inode.caps is not None and parsed(raw).ro_uri == inode.caps[1]
@@ -168,6 +171,13 @@ def _ends_off_the_root(steps: list[Step]) -> bool:
 
 def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
     return name in folder.kids and folder.kids[name][1] == inode.ino
+
+
+def _holds(snapshot: Snapshot, inode: Inode) -> bool:
+    """Whether an object is in a directory, whatever it is called there."""
+    cap = inode.caps[1] if inode.caps is not None else b""
+    entries = (snapshot.packed.raw(stored) or b"" for stored in snapshot.packed.names())
+    return any(cap in raw and parsed(raw).ro_uri == cap for raw in entries)
 
 
 # --- directories inside themselves -------------------------------------------------------------------------

@@ -304,7 +304,8 @@ class Viewing:
             async with folder.lock:
                 if folder.inode.nlink > 0 and not folder.node.deep_immutable:
                     await self._refresh(folder)
-                    if inode.nlink <= 0 and not inode.links and folder.node.writable:
+                    ours = name in folder.pending or inode.ino not in self.lost_directories  # who removed it
+                    if inode.nlink <= 0 and not inode.links and not ours and folder.node.writable:
                         keep_linked(cast("Tree", self), folder, name, inode)
 
     # --- entries -----------------------------------------------------------------------------------------------
@@ -373,9 +374,9 @@ class Viewing:
         others = there.links
         folder.show(name, number)
         self.inodes.link(there, directory, name)
-        if there.is_dir and there.stored:
-            self._take(there, seen)  # its row may be older than the entry
-        elif not there.is_dir and seen.attributes.ctime != there.attributes.ctime:
+        if there.is_dir:
+            self._take(there, seen)  # what is known, or journalled, may be older than the entry
+        elif seen.attributes.ctime != there.attributes.ctime:
             self._reconcile(there, seen, bool(others))
         return there
 

@@ -309,12 +309,23 @@ async def all_in(fs: Files) -> dict[bytes, Seen]:
 
 def left_in(tree: Tree) -> list[str]:
     """What the journal and the staging area still hold, the root's own attributes left out."""
-    left = [f"object {ino}" for ino, _ in tree.journal.objects() if ino != ROOT]
+    left = [_described(tree.inodes.get(ino), ino) for ino, _ in tree.journal.objects() if ino != ROOT]
     left += [f"edge {edge.name!r} in {ino}" for ino, edge in tree.journal.edges() if edge is not None]
     left += [f"content {ino}" for ino in tree.journal.contents()]
     left += [name for name, _ in tree.journal.metas("attempts")]
     left += [f"log {path.name}" for path in tree.staging.directory.iterdir()]
     return left
+
+
+def _described(inode: Inode | None, ino: int) -> str:
+    if inode is None:
+        return f"object {ino}, not in memory"
+    where = ", ".join(f"{name!r} in {directory}" for directory, name in inode.links)
+    pending = len(inode.folder.pending) if inode.folder is not None else "no"
+    return (
+        f"object {ino}: {inode.nlink} links ({where}), dirty {inode.dirty}, stored {inode.stored}, "
+        f"{inode.pending} names and {pending} in it pending, {inode.opens} times open"
+    )
 
 
 # --- crashes ---------------------------------------------------------------------------------------------
