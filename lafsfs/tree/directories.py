@@ -62,6 +62,7 @@ class Folder:
         self.kept_since: float | None = None  # Unix time of a snapshot that is not from the grid
         self.behind = False  # the newest version cannot be recovered, an older one is shown
         self.checked = float("-inf")
+        self.looked = float("-inf")  # when the grid was last asked for what others did, and answered
         self.lock = trio.Lock()
         self.next_cookie = FIRST_COOKIE  # of the next new name
         self._cookies: list[int] | None = None

@@ -55,6 +55,9 @@ class Publisher:
         self._directory_publisher = DirectoryPublisher(tree)
         self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
+        self._to_look_above: set[int] = (
+            set()
+        )  # directories that were published, while others may have removed them
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -207,6 +210,7 @@ class Publisher:
     async def _publish_directory(self, job: Job) -> None:
         inode = self._tree.inodes.get(job.key)
         if inode is None or inode.folder is None or not self._tree.may_be_on_grid(inode):
+            self._to_look_above.discard(job.key)
             return
         began = trio.current_time()
         deadline = job.since + self._tree.options.directory_wait
@@ -215,7 +219,11 @@ class Publisher:
         ended = trio.current_time()
         rest = PACE * (ended - began)
         if progress.sent:
-            await self._tree.look_above(inode)
+            self._to_look_above.add(inode.ino)
+        if inode.ino in self._to_look_above:
+            await self._tree.look_above(inode)  # if it fails, the job comes back
+            self._to_look_above.discard(inode.ino)
+        if progress.sent:
             job.since = ended
             deadline = ended + self._tree.options.directory_wait
         if progress.left and job.again is None:

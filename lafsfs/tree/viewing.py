@@ -211,11 +211,14 @@ class Viewing:
             return
         try:
             with trio.fail_after(PATIENCE):
-                current = folder.snapshot is not None and await self._is_newest(folder, folder.snapshot)
-                newer = None if current else await self.newest(folder)
+                await self._look(folder)
         except (GridError, trio.TooSlowError) as problem:
             self._cannot_follow(folder, problem)
-            return
+
+    async def _look(self, folder: Folder) -> None:
+        """Ask the grid for something newer. GridError."""
+        current = folder.snapshot is not None and await self._is_newest(folder, folder.snapshot)
+        newer = None if current else await self.newest(folder)
         folder.kept_since = None
         if current:
             self._is_fine(folder)
@@ -295,18 +298,37 @@ class Viewing:
         self.inodes.drop_if_unused(old)
 
     async def look_above(self, inode: Inode) -> None:
-        """After publishing a directory: if somebody removed it meanwhile, it comes back now, not at some refresh."""
-        for directory, name in inode.links:
+        """After publishing a directory: if somebody removed it, or one above it, meanwhile, that comes back now, not
+        at some refresh: who removed it may have looked for changes just before. GridError.
+        """
+        published = trio.current_time()
+        seen: set[int] = set()
+        while inode.ino != ROOT and inode.first_link is not None and inode.ino not in seen:
+            seen.add(inode.ino)
+            directory, name = inode.first_link
             above = self.inodes.get(directory)
             folder = above.folder if above is not None else None
-            if folder is None or not folder.loaded or folder.node is None or name in folder.pending:
-                continue
+            if above is None or folder is None or not folder.loaded or folder.node is None:
+                return
+            if name in folder.pending:
+                return  # what is above counts when that is published
             async with folder.lock:
-                if folder.inode.nlink > 0 and not folder.node.deep_immutable:
-                    await self._refresh(folder)
-                    ours = name in folder.pending or inode.ino not in self.lost_directories  # who removed it
-                    if inode.nlink <= 0 and not inode.links and not ours and folder.node.writable:
-                        keep_linked(cast("Tree", self), folder, name, inode)
+                await self._look_again(folder, published)
+                lost = inode.nlink <= 0 and not inode.links and inode.ino in self.lost_directories
+                if lost and folder.inode.nlink > 0 and folder.node.writable:
+                    keep_linked(cast("Tree", self), folder, name, inode)
+            inode = above
+
+    async def _look_again(self, folder: Folder, since: float) -> None:
+        assert folder.node is not None
+        if folder.node.deep_immutable or folder.looked > since:
+            return
+        began = trio.current_time()
+        try:
+            await self._look(folder)
+        except (RollbackError, NotEnoughSharesError) as problem:  # nobody can know
+            self._cannot_follow(folder, problem)
+        folder.checked = folder.looked = began
 
     # --- entries -----------------------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
  *
  * Preloaded with POWER_TOP (a directory) and POWER_SHADOW (an empty one) in the environment: at every fsync and
  * fdatasync of a file below POWER_TOP its content is copied to the same path below POWER_SHADOW, at every fsync of a
- * directory its listing is written to ".names" there. What is copied was read before the call and appears after it:
- * what is written meanwhile may or may not be on the disk. The calls themselves are the real ones.
+ * directory its listing is written to ".names" there, and what was renamed in it since the fsync before has its new
+ * name there, too. What is copied was read before the call and appears after it: what is written meanwhile may or may
+ * not be on the disk. The calls themselves are the real ones.
  */
 
 #define _GNU_SOURCE
@@ -50,6 +51,52 @@ static void list_directory(const char *path, int to) {
         closedir(directory);
 }
 
+static int real_rename(const char *from, const char *to) {
+    return ((int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename"))(from, to);
+}
+
+/* The place below POWER_SHADOW of a path below POWER_TOP; 0 if it is not below that. */
+static int shadow_of(const char *path, char *place, size_t size) {
+    const char *top = getenv("POWER_TOP"), *shadow = getenv("POWER_SHADOW");
+    size_t prefix = top ? strlen(top) : 0;
+    if (!top || !shadow || strncmp(path, top, prefix) || path[prefix] != '/')
+        return 0;
+    snprintf(place, size, "%s%s", shadow, path + prefix);
+    return 1;
+}
+
+static void list_of_renames(const char *place, char *list, size_t size) {
+    const char *slash = strrchr(place, '/');
+    snprintf(list, size, "%.*s/.renamed", (int)(slash - place), place);
+}
+
+static void remember_rename(const char *from, const char *to) {
+    char old[PATH_MAX], new[PATH_MAX], list[PATH_MAX + 16];
+    if (!shadow_of(from, old, sizeof old) || !shadow_of(to, new, sizeof new))
+        return;
+    list_of_renames(new, list, sizeof list);
+    make_parents(list);
+    int fd = open(list, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+        dprintf(fd, "%s\n%s\n", old, new);
+        close(fd);
+    }
+}
+
+static void apply_renames(const char *names) {
+    char list[PATH_MAX + 16], old[PATH_MAX], new[PATH_MAX];
+    list_of_renames(names, list, sizeof list);
+    FILE *file = fopen(list, "re");
+    while (file && fgets(old, sizeof old, file) && fgets(new, sizeof new, file)) {
+        old[strcspn(old, "\n")] = new[strcspn(new, "\n")] = 0;
+        real_rename(old, new);
+    }
+    if (file) {
+        fclose(file);
+        unlink(list);
+    }
+}
+
 static int watched(int fd, int (*real)(int)) {
     const char *top = getenv("POWER_TOP"), *shadow = getenv("POWER_SHADOW");
     char link[64], path[PATH_MAX], place[PATH_MAX], scratch[PATH_MAX + 32];
@@ -75,9 +122,11 @@ static int watched(int fd, int (*real)(int)) {
         copy_file(link, copy);
     close(copy);
     int result = real(fd);
-    if (result == 0)
-        rename(scratch, place);
-    else
+    if (result == 0) {
+        real_rename(scratch, place);
+        if (is_directory)
+            apply_renames(place);
+    } else
         unlink(scratch);
     return result;
 }
@@ -85,3 +134,10 @@ static int watched(int fd, int (*real)(int)) {
 int fsync(int fd) { return watched(fd, (int (*)(int))dlsym(RTLD_NEXT, "fsync")); }
 
 int fdatasync(int fd) { return watched(fd, (int (*)(int))dlsym(RTLD_NEXT, "fdatasync")); }
+
+int rename(const char *from, const char *to) {
+    int result = real_rename(from, to);
+    if (result == 0)
+        remember_rename(from, to);
+    return result;
+}
