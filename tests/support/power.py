@@ -64,7 +64,7 @@ class Disk:
             there = copy / path.relative_to(self._top)
             if path.is_dir():
                 there.mkdir(exist_ok=True)
-        for path, content in self._contents.items():
+        for path, content in list(self._contents.items()):  # threads sync meanwhile
             if path in self._names:
                 there = copy / path.relative_to(self._top)
                 if there.parent.is_dir():
