@@ -182,9 +182,9 @@ def _part_done(model: Model, step: Step, top: Path) -> Model | None:
         content = (top / step.path).read_bytes()
     except OSError:
         return None
-    for done in range(0, len(step.data) + 1, 4096):
-        # The kernel cuts at pages of the file, not of the write.
-        cut = max(0, (step.offset + done) // 4096 * 4096 - step.offset)
+    end = step.offset + len(step.data)
+    # The kernel cuts at pages of the file, not of the write.
+    for cut in (0, *(page - step.offset for page in range((step.offset // 4096 + 1) * 4096, end, 4096))):
         part = deepcopy(model)
         if cut:
             part.write(step.path, step.offset, step.data[:cut])
