@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 PARKED = b".lafsfs-moving-"
 """Temporary names of moved objects begin with this (reachability.py)."""
 
+MOST = 3
+"""A directory is taken back so often; after that the name that it was moved from just stays."""
+
 Step = tuple[Folder, bytes, Inode]  # a directory, a name in it, and what that must lead to
 
 
@@ -40,6 +44,7 @@ class Moves:
         self._tree = tree
         self._reach = reach
         self._merging = merging
+        self._taken_back: Counter[int] = Counter()
 
     def moved_from(self, folder: Folder, names: Iterable[bytes]) -> dict[bytes, Inode]:
         """The directories that were moved away from those of the names that are to go."""
@@ -106,8 +111,13 @@ class Moves:
 
     def _take_back(self, folder: Folder, name: bytes, moved: Inode) -> None:
         tree = self._tree
-        if any(above is moved for above in (folder.inode, *tree.ancestors(folder.inode))):
-            folder.checked = float("-inf")  # what seemed to be inside itself was moved by others
+        self._taken_back[moved.ino] += 1
+        inside_itself = any(above is moved for above in (folder.inode, *tree.ancestors(folder.inode)))
+        to_and_fro = self._taken_back[moved.ino] > MOST and name in folder.pending
+        if (
+            inside_itself or to_and_fro
+        ):  # others moved what is around it, or two names are not agreed on: both stay
+            folder.checked = float("-inf")
             self._merging.let_theirs_stand(folder, name)
             return
         link = next(tree.hard_links.names(moved), None)

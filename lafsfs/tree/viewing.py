@@ -238,6 +238,8 @@ class Viewing:
 
     def absorb(self, folder: Folder, snapshot: Snapshot) -> None:
         """Take a newer version of a directory: only what differs is invalidated, here and in the kernel."""
+        if not self.may_be_on_grid(folder.inode):
+            return  # removed while it was read: the version that was seen then tells whether others changed it
         for name, _ in self._adopt(folder, snapshot):
             self.kernel.entry_changed(folder.inode.ino, name)
         self.count_subdirectories(folder)

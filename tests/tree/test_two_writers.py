@@ -14,8 +14,10 @@ from lafsfs.config import Encoding
 from lafsfs.errors import PendingError, RollbackError
 from lafsfs.formats.caps import DirCap
 from lafsfs.formats.dirnode import make_entry
+from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
-from lafsfs.tree.inodes import Inode
+from lafsfs.tree.directories import Folder
+from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import client, share_files
 from tests.support.pairs import NEVER, ONCE, agree, both
@@ -359,3 +361,28 @@ async def test_a_grid_that_goes_back_in_time_is_noticed_after_a_remount(
         assert "was seen before" in fs.tree.status().items[0].reason
     async with of_three(three) as nodes, opened(nodes, root, tmp_path / "another", NEVER) as fs:
         assert await fs.names() == {b"a"}
+
+
+async def test_a_file_that_arrives_while_its_directory_is_removed_is_kept(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory was seen empty when it was removed; that a reading under way brings a newer version is too late."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.mkdir("dir")
+        await agree(here, there)
+        directory = await here.find("dir")
+        await there.write("dir/file", b"x")
+        await there.drain()
+        read = here.tree.newest
+
+        async def read_and_remove(folder: Folder) -> Snapshot:
+            found = await read(folder)
+            if folder.inode is directory and directory.nlink > 0:
+                await here.tree.names.rmdir(ROOT, b"dir")
+            return found
+
+        with monkeypatch.context() as while_reading:
+            while_reading.setattr(here.tree, "newest", read_and_remove)
+            await here.names("dir")
+        assert directory.nlink <= 0
+        assert await agree(here, there) == {b"dir", b"dir/file"}
