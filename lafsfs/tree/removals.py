@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+_PAUSES = (0.2, 0.4, 0.8)  # seconds: a writer is done with all servers within them, or not soon
 
 
 class Removals:
@@ -88,20 +89,32 @@ class Removals:
         return found
 
     async def _is_changed(self, inode: Inode) -> bool:
+        """Whether it is not as it was seen last. A version that cannot be recovered may be one that somebody is
+        writing just now: it is looked at again.
+        """
+        for pause in (*_PAUSES, None):
+            try:
+                return await self._has_other_version(inode)
+            except RollbackError:
+                break
+            except NotEnoughSharesError:
+                if pause is None:
+                    break
+                await trio.sleep(pause)
+        return False  # nothing that could be kept
+
+    async def _has_other_version(self, inode: Inode) -> bool:
         folder = inode.folder
-        try:
-            if folder is not None:
-                async with folder.lock:  # not while we publish it ourselves
-                    if folder.node is None or folder.snapshot is None or not folder.node.writable:
-                        return False
-                    return await folder.node.version() != folder.snapshot.version
-            cap = parse(inode.caps[0]) if inode.caps is not None else None
-            known = self._tree.measured_version(inode)
-            if known is None or not isinstance(cap, MutableWriteCap):
-                return False
-            return self._is_foreign(cap, await self._tree.nodes.mutable_file(cap).newest(), known)
-        except (NotEnoughSharesError, RollbackError):
-            return False  # nothing that could be kept
+        if folder is not None:
+            async with folder.lock:  # not while we publish it ourselves
+                if folder.node is None or folder.snapshot is None or not folder.node.writable:
+                    return False
+                return await folder.node.version() != folder.snapshot.version
+        cap = parse(inode.caps[0]) if inode.caps is not None else None
+        known = self._tree.measured_version(inode)
+        if known is None or not isinstance(cap, MutableWriteCap):
+            return False
+        return self._is_foreign(cap, await self._tree.nodes.mutable_file(cap).newest(), known)
 
     def _is_foreign(self, cap: MutableWriteCap, newest: Version, known: Version) -> bool:
         """Whether somebody else wrote the newest version. (We may have, by another name of the same object.)"""
