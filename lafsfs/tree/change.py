@@ -235,8 +235,8 @@ class Change:
                 continue
             if inode.folder is not None:
                 folders.add(inode.folder)
-            elif "content" in fields:
-                tree.publisher.file_changed(inode)
+            elif "content" in fields or tree.publisher.files.get(inode.ino) is None:
+                tree.publisher.file_changed(inode)  # its job may have ended while it had no name
         for folder in folders:
             tree.publisher.directory_changed(folder)
 
