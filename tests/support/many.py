@@ -12,7 +12,7 @@ from typing import Any
 from storage_server import identity as identities
 from storage_server.cli import cli as storage_cli
 from storage_server.settings import Settings
-from tests.support.storage import StorageServer
+from tests.support.storage import StorageServer, free_port
 
 
 @contextmanager
@@ -47,7 +47,9 @@ def start_all(servers: Sequence[StorageServer]) -> None:
 def _new_server(directory: Path) -> StorageServer:
     """What `lafs-storage create` makes, without the time that ten Python processes take to start."""
     with redirect_stdout(io.StringIO()):
-        storage_cli.main(["create", str(directory)], standalone_mode=False)
+        storage_cli.main(
+            ["create", str(directory), "--listen", f"127.0.0.1:{free_port()}"], standalone_mode=False
+        )
     identity, settings = identities.load(directory), Settings.load(directory)
     return StorageServer(
         directory,

@@ -10,10 +10,12 @@ Every process is gone when the block ends, however it ends.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +28,20 @@ from lafsfs.gbs.nurl import Furl, Nurl
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+PORTS = 900  # for each of up to ten processes that run tests; others choose from 20000 on
+_ports = itertools.count(os.getpid())
+
+
+def free_port() -> int:
+    """A loopback port that no server of these tests gets beside, also one that was made and is not started yet."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
+    lowest = 10_000 + worker % 10 * PORTS
+    while True:
+        port = lowest + next(_ports) % PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
@@ -48,7 +64,7 @@ class StorageServer:
         cls, directory: Path, create_options: Sequence[str] = (), run_options: Sequence[str] = ()
     ) -> StorageServer:
         """Make a server on a free loopback port; not started."""
-        _lafs_storage("create", str(directory), "--listen", "127.0.0.1:0", *create_options)
+        _lafs_storage("create", str(directory), "--listen", f"127.0.0.1:{free_port()}", *create_options)
         info = json.loads(_lafs_storage("info", str(directory), "--json"))
         return cls(
             directory=directory,
