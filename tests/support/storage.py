@@ -28,7 +28,7 @@ from lafsfs.gbs.nurl import Furl, Nurl
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
-PORTS = 900  # for each of up to ten processes that run tests; others choose from 20000 on
+PORTS = 600  # for each of up to ten processes that run tests; others choose from 16384 on
 _ports = itertools.count(os.getpid())
 
 
