@@ -165,9 +165,8 @@ class InodeTable:
     def __init__(self) -> None:
         self._inodes: dict[int, Inode] = {}
         self.dropped: Callable[[int, int], None] = lambda ino, directory: None  # told of what is forgotten
-        self._last_number = (
-            secrets.randbits(38) | 1 << 38
-        ) << 24  # 63 bits; 16 million numbers to the next start
+        # 63 bits; 16 million numbers to the next start.
+        self._last_number = (secrets.randbits(38) | 1 << 38) << 24
 
     def __len__(self) -> int:
         return len(self._inodes)

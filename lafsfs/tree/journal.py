@@ -43,9 +43,8 @@ from lafsfs.tree.sealing import subkey
 
 __all__ = ["Batch", "EdgeRow", "Journal"]
 
-SLACK_BYTES = (
-    8 << 20
-)  # so much of the log may be rows that do not count any more, and as much as those that do
+SLACK_BYTES = 8 << 20
+"""So much of the log may be rows that do not count any more, and as much as those that do."""
 SLACK_SEGMENTS = 8
 _SLICE = 128  # records that one step of tidying looks at
 

@@ -76,7 +76,8 @@ class KeptDirectories:
         for folder in list(self._changed):
             if folder.inode.nlink > 0:
                 await self.catch_up(folder)
-            self._changed.discard(folder)
+            else:
+                self._changed.discard(folder)
 
     async def catch_up(self, folder: Folder) -> None:
         """Write down the version last seen, if it is newer than what is kept."""

@@ -42,8 +42,8 @@ class Moves:
 
     def __init__(self, tree: Tree, merging: Merging, reach: Reachability) -> None:
         self._tree = tree
-        self._reach = reach
         self._merging = merging
+        self._reach = reach
         self._taken_back: Counter[int] = Counter()
 
     def moved_from(self, folder: Folder, names: Iterable[bytes]) -> dict[bytes, Inode]:
@@ -114,9 +114,8 @@ class Moves:
         self._taken_back[moved.ino] += 1
         inside_itself = any(above is moved for above in (folder.inode, *tree.ancestors(folder.inode)))
         to_and_fro = self._taken_back[moved.ino] > MOST and name in folder.pending
-        if (
-            inside_itself or to_and_fro
-        ):  # others moved what is around it, or two names are not agreed on: both stay
+        if inside_itself or to_and_fro:
+            # Others moved what is around it, or two names are not agreed on: both stay.
             folder.checked = float("-inf")
             self._merging.let_theirs_stand(folder, name)
             return
@@ -146,16 +145,11 @@ class Moves:
 
 def moved_directory(tree: Tree, pending: Pending | None) -> Inode | None:
     """The directory that stood under a name which is to go, and lives under another one now."""
-    inode = _lives_elsewhere(tree, pending)
-    return inode if inode is not None and inode.is_dir else None
-
-
-def _lives_elsewhere(tree: Tree, pending: Pending | None) -> Inode | None:
-    """What was moved away from a name that is to go."""
     if pending is None or pending.ino is not None:
         return None
     inode = tree.inodes.get(pending.base_ino or 0)
-    return inode if inode is not None and inode.nlink > 0 and inode.links else None
+    lives = inode is not None and inode.is_dir and inode.nlink > 0 and inode.links
+    return inode if lives else None
 
 
 def _way_to(tree: Tree, inode: Inode) -> Iterator[Step]:

@@ -49,15 +49,13 @@ class Publisher:
         options = tree.options
         self.files = Queue(self._publish_file, options.upload_slots, self._busy_until)
         self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS, self._busy_until)
-        self.waiting_removals: set[Folder] = (
-            set()
-        )  # directories with names that wait for objects moved elsewhere
+        # Directories with names that wait for objects moved elsewhere.
+        self.waiting_removals: set[Folder] = set()
         self._directory_publisher = DirectoryPublisher(tree)
         self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
-        self._to_look_above: set[int] = (
-            set()
-        )  # directories that were published, while others may have removed them
+        # Directories that were published, while others may have removed them.
+        self._to_look_above: set[int] = set()
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -229,9 +227,7 @@ class Publisher:
         if progress.left and job.again is None:
             job.parked = True
             job.again = max(deadline, ended + PARKED_CHECK)
-        if (
-            progress.waiting
-        ):  # each child that arrives wakes the directory: looking at all of them takes its time
+        if progress.waiting:  # each child that arrives wakes it: looking at all of them takes its time
             job.firm = ended + max(rest, LOOK_AGAIN)
         self._rest_until[inode.ino] = 0.0 if self.directories.hurried else ended + rest
         if len(self._rest_until) > 10_000:

@@ -210,9 +210,8 @@ class Queue:
         job.reason = reason
         if job.tries == 1:
             log.warning("not published yet, will be tried again: %s", reason)
-        doublings = (
-            0 if self._hurried else min(job.tries - 1, 30)
-        )  # a number of failures has no limit, a float has
+        # A number of failures has no limit, a float has.
+        doublings = 0 if self._hurried else min(job.tries - 1, 30)
         wait = min(FIRST_RETRY * 2.0**doublings, LAST_RETRY)
         self._again(job, trio.current_time() + wait * random.uniform(0.8, 1.2))
 

@@ -86,9 +86,8 @@ class Reachability:
 
     def _may_go(self, folder: Folder, name: bytes, adding: set[Link]) -> bool:
         """Whether the grid's entry of a removed or replaced name is not needed any more."""
-        pending = folder.pending[name]
-        old = self._inodes.get(pending.base_ino) if pending.base_ino is not None else None
-        if old is None or old.ino == pending.ino:
+        pending, old = folder.pending[name], self._replaced(folder, name)
+        if old is None:
             return True
         if old.nlink <= 0:
             return all(self.reachable(moved, adding=adding) for moved in moved_out(self._inodes, old))
@@ -98,13 +97,18 @@ class Reachability:
 
     def lost(self, folder: Folder, name: bytes) -> list[Inode]:
         """What a removed or replaced name would have to wait for in vain."""
-        pending = folder.pending[name]
-        old = self._inodes.get(pending.base_ino) if pending.base_ino is not None else None
-        if old is None or old.ino == pending.ino:
+        pending, old = folder.pending[name], self._replaced(folder, name)
+        if old is None:
             return []
         if old.nlink <= 0:
             return [moved for moved in moved_out(self._inodes, old) if not self.is_shown(moved)]
         return [old] if pending.ino is None and old.links and not self.is_shown(old) else []
+
+    def _replaced(self, folder: Folder, name: bytes) -> Inode | None:
+        """What the grid still has under a removed or replaced name, as far as it is known here."""
+        pending = folder.pending[name]
+        old = self._inodes.get(pending.base_ino) if pending.base_ino is not None else None
+        return None if old is None or old.ino == pending.ino else old
 
     def must_park(self, folder: Folder, name: bytes, adding: set[Link]) -> Inode | None:
         """The object that would be lost by replacing `name` in a version that adds `adding`. A directory could be

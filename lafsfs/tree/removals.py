@@ -7,6 +7,7 @@ back. Directories that others removed while something was changed in them here c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -92,16 +93,16 @@ class Removals:
         """Whether it is not as it was seen last. A version that cannot be recovered may be one that somebody is
         writing just now: it is looked at again.
         """
-        for pause in (*_PAUSES, None):
+        for pause in _PAUSES:
             try:
                 return await self._has_other_version(inode)
             except RollbackError:
-                break
+                return False  # nothing that could be kept
             except NotEnoughSharesError:
-                if pause is None:
-                    break
                 await trio.sleep(pause)
-        return False  # nothing that could be kept
+        with contextlib.suppress(RollbackError, NotEnoughSharesError):
+            return await self._has_other_version(inode)
+        return False
 
     async def _has_other_version(self, inode: Inode) -> bool:
         folder = inode.folder
@@ -119,10 +120,8 @@ class Removals:
     def _is_foreign(self, cap: MutableWriteCap, newest: Version, known: Version) -> bool:
         """Whether somebody else wrote the newest version. (We may have, by another name of the same object.)"""
         index = cap.storage_index
-        return newest not in (
-            known,
-            self._tree.nodes.memory.written.get(index) if index is not None else None,
-        )
+        ours = self._tree.nodes.memory.written.get(index) if index is not None else None
+        return newest not in (known, ours)
 
 
 def bring_back(

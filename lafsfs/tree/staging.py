@@ -152,9 +152,8 @@ class StagedFile:
         self.length = 0  # bytes in the log
         self.synced = 0  # so many bytes of it are on the disk
         self.marked = 0  # and so many of them the journal knows of
-        self.heir_of: int | None = (
-            None  # the inode whose small content the journal still has, until this log is synced
-        )
+        # The inode whose small content the journal still has, until this log is synced.
+        self.heir_of: int | None = None
         self._heads, self._datas = area.keys_of(name)
         self._fd = -1
         self._pins = 0

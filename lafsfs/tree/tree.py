@@ -62,9 +62,8 @@ class Tree(Viewing):
         self.conflicts: deque[str] = deque(maxlen=200)
         self.last_request = float("-inf")  # trio time at which a program last asked for something
         self._frozen = False
-        self.stilled: set[int] = (
-            set()
-        )  # directories in and below which nothing changes for a while (stillness.py)
+        # Directories in and below which nothing changes for a while (stillness.py).
+        self.stilled: set[int] = set()
         self._measured = {}
         self.troubles = {}
         self.lost_directories = set()  # removed by others, still known here

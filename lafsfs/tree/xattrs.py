@@ -20,9 +20,9 @@ XATTR_REPLACE = 2
 NAME_MAX = 255
 VALUE_MAX = 65536  # what the system calls allow
 LIST_MAX = 65536  # all names of an inode together, as the kernel's listxattr allows
-SPACE_MAX = (
-    256 * 1024
-)  # names and values of an inode together: they travel with every change of its directory
+SPACE_MAX = 256 * 1024
+"""Names and values of an inode together: they travel with every change of its directory."""
+
 NAMESPACES = (b"user.", b"trusted.", b"security.")
 PRIVILEGED = b"trusted."
 

@@ -12,7 +12,7 @@ import trio
 
 from lafsfs.config import Encoding
 from lafsfs.errors import GridError, PendingError
-from lafsfs.tree import viewing
+from lafsfs.tree import following
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.sealing import state_key
 from tests.support.grids import QUICK, client
@@ -104,7 +104,7 @@ async def test_nothing_seen_and_no_server_is_an_error(three: list[StorageServer]
 async def test_a_stalled_server_does_not_hold_up_what_is_in_memory(
     three: list[StorageServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewing, "PATIENCE", 0.5)
+    monkeypatch.setattr(following, "PATIENCE", 0.5)
     options = dataclasses.replace(EAGER, publish_delay=3600.0)
     async with client(three[:1], ONE) as nodes:
         root = await new_root(nodes)

@@ -1,0 +1,23 @@
+"""Whom the tree tells of changes that did not come from there: the kernel, which caches names and contents."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Kernel(Protocol):
+    """Who must be told that something changed behind its back."""
+
+    def entry_changed(self, directory: int, name: bytes) -> None: ...
+
+    def inode_changed(self, ino: int, content: bool) -> None: ...
+
+
+class NoKernel:
+    """Nobody caches anything."""
+
+    def entry_changed(self, directory: int, name: bytes) -> None:
+        """Nothing to do."""
+
+    def inode_changed(self, ino: int, content: bool) -> None:
+        """Nothing to do."""
