@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
@@ -11,7 +12,9 @@ import trio
 from lafsfs.errors import GridError, NotEnoughSharesError, RollbackError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
+from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
+from lafsfs.tree.emptied import dropped
 from lafsfs.tree.entries import is_directory_entry
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kept import KeptDirectories
@@ -111,10 +114,28 @@ class Following(Resolving):
         """Take a newer version of a directory: only what differs is invalidated, here and in the kernel."""
         if not self.may_be_on_grid(folder.inode):
             return  # removed while it was read: the version that was seen then tells whether others changed it
+        self._keep_dropped(folder, snapshot)
         for name, _ in self._adopt(folder, snapshot):
             self.kernel.entry_changed(folder.inode.ino, name)
         self.count_subdirectories(folder)
         self.kernel.inode_changed(folder.inode.ino, content=True)
+
+    def _keep_dropped(self, folder: Folder, snapshot: Snapshot) -> None:
+        """What is missing in a newer version by mistake becomes a change of ours."""
+        tree, lost = cast("Tree", self), dropped(folder.snapshot, snapshot) if folder.snapshot else set[str]()
+        if not lost or self.options.read_only or folder.node is None or not folder.node.writable:
+            return
+        log.warning("another program dropped what was in a directory, as Tahoe-LAFS may; it is put back")
+        change = Change(tree)
+        for name in list(folder.kids):
+            if name in folder.pending or folder.stored(name) not in lost:
+                continue
+            with contextlib.suppress(OSError):  # an entry without an object
+                inode = self.resolve(folder, name)
+                if inode is not None:
+                    change.touch(inode)
+                    change.point(folder, name, inode)
+        change.commit(freeing=True)
 
     def adopt_same(self, folder: Folder, snapshot: Snapshot) -> None:
         """Take a snapshot in which every name leads to what it led to before, if by other capabilities."""

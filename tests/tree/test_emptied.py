@@ -1,0 +1,120 @@
+"""A version that Tahoe-LAFS wrote on top of an empty directory, as it has it, does not cost what others put there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from lafsfs.formats.caps import DirCap, LiteralCap
+from lafsfs.formats.dirnode import make_entry
+from lafsfs.formats.packed import Packed
+from lafsfs.nodes.directory import Snapshot
+from lafsfs.nodes.maker import NodeMaker
+from lafsfs.transfer.servermap import Version
+from lafsfs.tree.emptied import dropped
+from lafsfs.tree.inodes import ROOT
+from tests.support.pairs import NEVER, agree, both
+
+BY_TAHOE = b'{"tahoe": {"linkcrtime": 1.5, "linkmotime": 1.5}}'
+BY_LAFSFS = b'{"tahoe": {"linkcrtime": 1.5, "linkmotime": 1.5}, "lafsfs": {}}'
+
+
+def entry(name: str, content: bytes, metadata: bytes = BY_LAFSFS) -> bytes:
+    return make_entry(name, LiteralCap(content).to_bytes(), b"", metadata, b"k" * 16)
+
+
+def snapshot(seqnum: int, entries: Mapping[str, bytes]) -> Snapshot:
+    return Snapshot(Version(seqnum, b"r" * 32, 0), Packed().with_changes(entries))
+
+
+A, B = {"a": entry("a", b"a")}, {"b": entry("b", b"b")}
+TAHOES = {"t": entry("t", b"t", BY_TAHOE)}
+
+
+def test_everything_dropped_is_found() -> None:
+    assert dropped(snapshot(3, A | B), snapshot(4, TAHOES)) == {"a", "b"}
+
+
+def test_what_tahoe_put_over_one_of_them_is_told_by_its_object() -> None:
+    before = snapshot(3, A | B | {"t": entry("t", b"another one")})
+    assert dropped(before, snapshot(4, TAHOES)) == {"a", "b", "t"}
+    before = snapshot(3, A | {"t": entry("t", b"t")})
+    assert dropped(before, snapshot(4, TAHOES)) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (snapshot(3, A | B), snapshot(5, TAHOES)),
+        (snapshot(3, A | B), snapshot(4, {})),
+        (snapshot(3, A | B), snapshot(4, A)),
+        (snapshot(3, A | B), snapshot(4, A | TAHOES)),
+        (snapshot(3, A | TAHOES), snapshot(4, TAHOES)),
+        (snapshot(3, A | B), snapshot(4, {"t": entry("t", b"t")})),
+        (snapshot(3, {"t": entry("t", b"before")}), snapshot(4, TAHOES)),
+        (snapshot(3, {}), snapshot(4, TAHOES)),
+    ],
+    ids=[
+        "a version between them is not known",
+        "all removed",
+        "one removed",
+        "one removed, one added",
+        "one removed, Tahoe's was there",
+        "removed and added by lafsfs",
+        "replaced",
+        "the first",
+    ],
+)
+def test_other_changes_are_let_alone(before: Snapshot, after: Snapshot) -> None:
+    assert dropped(before, after) == set()
+
+
+async def tahoe_puts(nodes: NodeMaker, root: DirCap, name: str, content: bytes) -> None:
+    """What Tahoe writes when the directory was empty as it began."""
+    node = nodes.directory(root)
+    raw = make_entry(name, LiteralCap(content).to_bytes(), b"", BY_TAHOE, node.writekey)
+    await node.publish(await node.read(), Packed().with_changes({name: raw}))
+
+
+async def test_it_is_put_back(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path) -> None:
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("a", b"a" * 500)
+        await here.link("a", "linked")
+        await here.mkdir("d")
+        await here.write("d/in", b"in")
+        await here.write("taken", b"ours")
+        before = await agree(here, there)
+        node = here.tree.inode(ROOT).folder
+        assert node is not None
+        assert node.node is not None
+        assert isinstance(node.node.cap, DirCap)
+        await there.write("unpublished", b"too")
+        await tahoe_puts(nodes, node.node.cap, "taken", b"tahoe's")
+        after = await agree(here, there)
+        assert before | {b"unpublished"} < after
+        (copy,) = {path for path in after - before if b".conflict-" in path}
+        assert await there.read(copy) == b"ours"
+        assert await there.read("taken") == b"tahoe's"
+        assert (await there.find("linked")).nlink == 2
+        await there.write("linked", b"b")
+        await agree(here, there)
+        assert (await here.read("a"))[:1] == b"b"
+
+
+async def test_a_mount_that_cannot_write_shows_what_there_is(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("a", b"a")
+        await agree(here, there)
+        folder = here.tree.inode(ROOT).folder
+        assert folder is not None
+        assert folder.node is not None
+        assert isinstance(folder.node.cap, DirCap)
+        for fs in (here, there):
+            fs.tree.options = dataclasses.replace(fs.tree.options, read_only=True)
+        await tahoe_puts(nodes, folder.node.cap, "t", b"t")
+        assert await agree(here, there) == {b"t"}
