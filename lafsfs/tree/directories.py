@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import chain, count
@@ -63,6 +64,7 @@ class Folder:
         self.behind = False  # the newest version cannot be recovered, an older one is shown
         self.checked = float("-inf")
         self.looked = float("-inf")  # when the grid was last asked for what others did, and answered
+        self.was_empty = float("-inf")  # monotonic time when the grid was last known to have nothing in it
         self.lock = trio.Lock()
         self.next_cookie = FIRST_COOKIE  # of the next new name
         self._cookies: list[int] | None = None
@@ -149,6 +151,12 @@ class Folder:
 
     # --- what the grid holds ---------------------------------------------------------------------------
 
+    def replace(self, snapshot: Snapshot) -> None:
+        """The grid has `snapshot` now."""
+        if self.snapshot is not None and not len(self.snapshot.packed):
+            self.was_empty = time.monotonic()
+        self.snapshot = snapshot
+
     def adopt(self, snapshot: Snapshot) -> list[tuple[bytes, int]]:
         """Take a newer state of the grid. Pending names stay ours.
 
@@ -157,7 +165,8 @@ class Folder:
         old = self.snapshot.packed if self.snapshot is not None else Packed.parse(b"")
         old_names = self.stored_names
         shown = {name: stored for name, stored in old_names.items() if name in self.pending}
-        self.snapshot, self.stored_names = snapshot, shown
+        self.stored_names = shown
+        self.replace(snapshot)
         changed: list[tuple[bytes, int]] = []
         seen: set[bytes] = set()
         for stored in snapshot.packed.names():

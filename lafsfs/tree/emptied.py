@@ -2,7 +2,8 @@
 
 Tahoe 1.20 reads the version that it saw first again with every attempt, whatever others wrote since. As long as that
 version has any content, its shares are gone by then and the attempt fails. But the content of an empty directory is
-zero bytes: no share is needed for those, and the version that Tahoe then writes holds nothing but its own entry.
+zero bytes: no share is needed for those, and the version that Tahoe then writes holds nothing but its own entry. It
+tries four times, and waits up to 20 seconds in between.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ from lafsfs.tree.entries import same_object
 _TAHOES, _OURS = b'"tahoe"', b'"lafsfs"'  # keys of an entry's metadata
 
 
-def dropped(before: Snapshot, after: Snapshot) -> set[str]:
+LONGEST = 45.0
+"""Seconds after which no change is under way any more that began when a directory was empty."""
+
+
+def dropped(before: Snapshot, after: Snapshot, empty_ago: float) -> set[str]:
     """The names, as stored, whose objects `after` has lost in this way; none if it came about in any other.
 
-    Only versions that follow each other tell: by one change Tahoe removes at most one name, and leaves the others as
-    they were. lafsfs may remove many and add others, but its entries can be told from Tahoe's.
+    Of two versions that follow each other that is certain: by one change Tahoe removes at most one name, and leaves the
+    others as they were; lafsfs may remove many and add others, but its entries can be told from Tahoe's. With versions
+    between them it is likely if the directory was empty less than `LONGEST` seconds ago: `empty_ago`. (Somebody who
+    removes all of it as soon as it has been made, and puts other files there by Tahoe, gets back what he removed.)
     """
-    if after.version.seqnum != before.version.seqnum + 1 or not len(after.packed):
+    if after.version.seqnum != before.version.seqnum + 1 and empty_ago > LONGEST:
+        return set()
+    if after.version.seqnum <= before.version.seqnum or not len(after.packed):
         return set()
     if not all(_is_tahoes(after.packed, before.packed, name) for name in after.packed.names()):
         return set()

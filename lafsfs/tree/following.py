@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -122,11 +123,18 @@ class Following(Resolving):
 
     def _keep_dropped(self, folder: Folder, snapshot: Snapshot) -> None:
         """What is missing in a newer version by mistake becomes a change of ours."""
-        tree, lost = cast("Tree", self), dropped(folder.snapshot, snapshot) if folder.snapshot else set[str]()
-        if not lost or self.options.read_only or folder.node is None or not folder.node.writable:
+        if (
+            folder.snapshot is None
+            or folder.node is None
+            or not folder.node.writable
+            or self.options.read_only
+        ):
+            return
+        lost = dropped(folder.snapshot, snapshot, time.monotonic() - folder.was_empty)
+        if not lost:
             return
         log.warning("another program dropped what was in a directory, as Tahoe-LAFS may; it is put back")
-        change = Change(tree)
+        change = Change(cast("Tree", self))
         for name in list(folder.kids):
             if name in folder.pending or folder.stored(name) not in lost:
                 continue

@@ -162,7 +162,7 @@ class DirectoryPublisher:
             try:
                 published = await node.publish(base, packed)
                 await self._tree.kept.keep(node, published)
-                folder.snapshot = published
+                folder.replace(published)
             except UncoordinatedWriteError:
                 log.info("a directory was changed by somebody else; merging")
                 crash_point("directory.collision")

@@ -35,14 +35,19 @@ TAHOES = {"t": entry("t", b"t", BY_TAHOE)}
 
 
 def test_everything_dropped_is_found() -> None:
-    assert dropped(snapshot(3, A | B), snapshot(4, TAHOES)) == {"a", "b"}
+    assert dropped(snapshot(3, A | B), snapshot(4, TAHOES), 1000.0) == {"a", "b"}
+
+
+def test_with_versions_between_them_it_is_found_where_nothing_was_a_moment_ago() -> None:
+    assert dropped(snapshot(3, A | B), snapshot(6, TAHOES), 1.0) == {"a", "b"}
+    assert dropped(snapshot(3, A | B), snapshot(2, TAHOES), 1.0) == set()
 
 
 def test_what_tahoe_put_over_one_of_them_is_told_by_its_object() -> None:
     before = snapshot(3, A | B | {"t": entry("t", b"another one")})
-    assert dropped(before, snapshot(4, TAHOES)) == {"a", "b", "t"}
+    assert dropped(before, snapshot(4, TAHOES), 1000.0) == {"a", "b", "t"}
     before = snapshot(3, A | {"t": entry("t", b"t")})
-    assert dropped(before, snapshot(4, TAHOES)) == {"a"}
+    assert dropped(before, snapshot(4, TAHOES), 1000.0) == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,9 @@ def test_what_tahoe_put_over_one_of_them_is_told_by_its_object() -> None:
     ],
 )
 def test_other_changes_are_let_alone(before: Snapshot, after: Snapshot) -> None:
-    assert dropped(before, after) == set()
+    assert dropped(before, after, 1000.0) == set()
+    if after.version.seqnum == before.version.seqnum + 1:
+        assert dropped(before, after, 1.0) == set()
 
 
 async def tahoe_puts(nodes: NodeMaker, root: DirCap, name: str, content: bytes) -> None:
