@@ -17,6 +17,7 @@ from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.emptied import dropped
 from lafsfs.tree.entries import is_directory_entry
+from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.removals import keep_linked
@@ -47,7 +48,7 @@ class Following(Resolving):
         """
         assert folder.node is not None
         try:
-            snapshot = await folder.node.read()
+            snapshot = await when_written(folder.node.read)
         except NotEnoughSharesError as problem:
             snapshot = await folder.node.read(older_ok=True)
             if not folder.behind:

@@ -74,7 +74,7 @@ class Merging:
         assert pending.ino is not None
         if pending.base is None and self._can_unite(folder, name, self._tree.inode(pending.ino)):
             return True
-        self._keep_both(folder, name)
+        self.keep_both(folder, name)
         return False
 
     def let_theirs_stand(self, folder: Folder, name: bytes) -> None:
@@ -102,7 +102,8 @@ class Merging:
 
     # --- both are kept -----------------------------------------------------------------------------------
 
-    def _keep_both(self, folder: Folder, name: bytes) -> None:
+    def keep_both(self, folder: Folder, name: bytes) -> None:
+        """Theirs has the name, ours another one beside it."""
         pending = folder.pending[name]
         assert pending.ino is not None
         inode = self._tree.inode(pending.ino)

@@ -18,6 +18,7 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import Folder, Pending
 from lafsfs.tree.entries import parsed, see
+from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.merge import conflict_name
 
@@ -95,8 +96,9 @@ class Moves:
         if node is None or node.deep_immutable:
             return _shows(folder, name, inode)
         if known is None or not folder.loaded:  # since the last start; its lock is not ours to wait for
-            return _holds(await node.read(), inode)
-        snapshot = known if await node.version() == known.version else await node.read()
+            return _holds(await when_written(node.read), inode)
+        current = await when_written(node.version) == known.version
+        snapshot = known if current else await when_written(node.read)
         raw = snapshot.packed.raw(folder.stored(name))
         return raw is not None and inode.caps is not None and parsed(raw).ro_uri == inode.caps[1]
 

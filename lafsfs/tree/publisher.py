@@ -39,6 +39,7 @@ RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; sma
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
 LOOK_AGAIN = 0.25  # seconds before a directory that waits for children is looked at again
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
+IN_VAIN = 12.0  # seconds for which directories wait for nothing but each other
 
 
 class Publisher:
@@ -54,6 +55,7 @@ class Publisher:
         self._directory_publisher = DirectoryPublisher(tree)
         self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
+        self._in_vain: dict[int, float] = {}  # since when a directory waits while nothing else moves
         # Directories that were published, while others may have removed them.
         self._to_look_above: set[int] = set()
 
@@ -209,6 +211,7 @@ class Publisher:
         inode = self._tree.inodes.get(job.key)
         if inode is None or inode.folder is None or not self._tree.may_be_on_grid(inode):
             self._to_look_above.discard(job.key)
+            self._in_vain.pop(job.key, None)
             return
         began = trio.current_time()
         deadline = job.since + self._tree.options.directory_wait
@@ -227,11 +230,24 @@ class Publisher:
         if progress.left and job.again is None:
             job.parked = True
             job.again = max(deadline, ended + PARKED_CHECK)
+            await self._look_whether_in_vain(job, inode.folder)
+        else:
+            self._in_vain.pop(job.key, None)
         if progress.waiting:  # each child that arrives wakes it: looking at all of them takes its time
             job.firm = ended + max(rest, LOOK_AGAIN)
         self._rest_until[inode.ino] = 0.0 if self.directories.hurried else ended + rest
         if len(self._rest_until) > 10_000:
             self._rest_until = {ino: until for ino, until in self._rest_until.items() if until > ended}
+
+    async def _look_whether_in_vain(self, job: Job, folder: Folder) -> None:
+        moves = len(self.files) or any(not one.parked for one in self.directories)
+        since = self._in_vain.setdefault(job.key, trio.current_time())
+        if moves:
+            del self._in_vain[job.key]
+        elif trio.current_time() - since > IN_VAIN:
+            del self._in_vain[job.key]
+            await self._directory_publisher.give_way(folder)
+            self.directory_changed(folder)
 
     # --- waiting -------------------------------------------------------------------------------------------
 

@@ -109,6 +109,19 @@ class DirectoryPublisher:
             self._tree.publisher.waiting_removals.add(folder)
         return ready, waiting
 
+    async def give_way(self, folder: Folder) -> None:
+        """What is removed or replaced here waits for others, and they for this: it stays as it is on the grid."""
+        async with folder.lock:
+            ready, _ = self._split(folder)
+            for name, pending in list(folder.pending.items()):
+                if name in ready or name not in folder.pending or folder.base_raw(name) is None:
+                    continue
+                log.info("something was not removed, as it waited in vain for what others moved")
+                if pending.ino is None:
+                    self._merging.let_theirs_stand(folder, name)
+                else:
+                    self._merging.keep_both(folder, name)
+
     # --- a new directory ---------------------------------------------------------------------------------
 
     async def _create(self, folder: Folder, ready: list[bytes]) -> None:

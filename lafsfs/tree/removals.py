@@ -7,10 +7,10 @@ back. Directories that others removed while something was changed in them here c
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,6 +20,7 @@ from lafsfs.formats.caps import MutableWriteCap, parse
 from lafsfs.transfer.servermap import Version
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import Folder
+from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.merge import conflict_name
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-_PAUSES = (0.2, 0.4, 0.8)  # seconds: a writer is done with all servers within them, or not soon
 
 
 class Removals:
@@ -90,19 +90,11 @@ class Removals:
         return found
 
     async def _is_changed(self, inode: Inode) -> bool:
-        """Whether it is not as it was seen last. A version that cannot be recovered may be one that somebody is
-        writing just now: it is looked at again.
-        """
-        for pause in _PAUSES:
-            try:
-                return await self._has_other_version(inode)
-            except RollbackError:
-                return False  # nothing that could be kept
-            except NotEnoughSharesError:
-                await trio.sleep(pause)
-        with contextlib.suppress(RollbackError, NotEnoughSharesError):
-            return await self._has_other_version(inode)
-        return False
+        """Whether it is not as it was seen last."""
+        try:
+            return await when_written(partial(self._has_other_version, inode))
+        except (RollbackError, NotEnoughSharesError):
+            return False  # nothing that could be kept
 
     async def _has_other_version(self, inode: Inode) -> bool:
         folder = inode.folder
