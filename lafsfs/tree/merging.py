@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lafsfs.formats.caps import DirCap, parse
-from lafsfs.tree.change import Change, attempts_key
+from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
 from lafsfs.tree.entries import Seen, parsed, write_entry
@@ -16,6 +16,7 @@ from lafsfs.tree.inodes import Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.merge import Verdict, conflict_name, decide
 from lafsfs.tree.moves import moved_directory
+from lafsfs.tree.reachability import kept_for
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -80,12 +81,17 @@ class Merging:
     def let_theirs_stand(self, folder: Folder, name: bytes) -> None:
         """Give up our change of a name."""
         if name in folder.pending:
-            batch = Batch()
+            pending, batch = folder.pending[name], Batch()
             batch.edges[folder.inode.ino, name] = None
+            removed = kept_for(self._tree.inodes, pending)
+            for inode in removed:
+                forget_directory(inode, batch)
             self._tree.journal.commit(batch, freeing=True)
-            ino = folder.pending[name].ino
             self.forget_pending(folder, name)
-            self._tree.settle(self._tree.inodes.get(ino or 0))
+            self._tree.settle(self._tree.inodes.get(pending.ino or 0))
+            for inode in removed:
+                inode.stored = False
+                self._tree.inodes.drop_if_unused(inode)
         if folder.base_raw(name) is not None:
             folder.show(name, UNKNOWN)
         elif name in folder.kids:

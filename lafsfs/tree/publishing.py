@@ -23,7 +23,7 @@ from lafsfs.tree.links import Link
 from lafsfs.tree.merging import Merging
 from lafsfs.tree.moves import PARKED, Moves
 from lafsfs.tree.new_files import new_directory_is_mdmf
-from lafsfs.tree.reachability import Reachability, removed_below
+from lafsfs.tree.reachability import Reachability, kept_for
 from lafsfs.tree.removals import Removals
 
 if TYPE_CHECKING:
@@ -347,12 +347,11 @@ class DirectoryPublisher:
     def _removed(self, sent: list[Sent], changed: dict[bytes, Pending | None]) -> list[Inode]:
         """Directories of which the journal kept what was moved out of them, and that the grid does not have now."""
         gone: list[Inode] = []
+        parked = {one.ino for one in sent if one.pending is None}
         for one in sent:
-            if one.pending is None or one.pending.base_ino is None or changed.get(one.name, one.pending):
+            if one.pending is None or one.pending.base_ino in parked or changed.get(one.name, one.pending):
                 continue
-            inode = self._tree.inodes.get(one.pending.base_ino)
-            if inode is not None and inode.nlink <= 0 and inode.stored:
-                gone += removed_below(self._tree.inodes, inode)
+            gone += kept_for(self._tree.inodes, one.pending)
         return gone
 
     def _wake_waiting(self, sent: list[Sent]) -> None:

@@ -5,8 +5,9 @@ What keeps a moved object reachable at any instant (contrib/doc/concurrency.md):
 * a name is added only when what it leads to is on the grid;
 * a removed name whose object lives on elsewhere waits until it can be reached there, and so does a removed
   directory out of which something was moved;
-* a replaced name whose object lives on elsewhere, but not yet on the grid, leaves that object under a temporary
-  name in the same version, removed later by the rule before (so two exchanged names cannot wait for each other).
+* a replaced name whose object lives on elsewhere, but not yet on the grid, or is a directory that holds such an
+  object, leaves it under a temporary name in the same version, removed later by the rule before (so two exchanged
+  names cannot wait for each other).
 """
 
 from __future__ import annotations
@@ -87,12 +88,12 @@ class Reachability:
     def _may_go(self, folder: Folder, name: bytes, adding: set[Link]) -> bool:
         """Whether the grid's entry of a removed or replaced name is not needed any more."""
         pending, old = folder.pending[name], self._replaced(folder, name)
-        if old is None:
-            return True
-        if old.nlink <= 0:
-            return all(self.reachable(moved, adding=adding) for moved in moved_out(self._inodes, old))
-        if pending.ino is not None or not old.links:
+        if old is None or pending.ino is not None:
             return True  # a replaced name is parked if need be
+        if old.nlink <= 0:
+            return self._is_emptied(old, adding)
+        if not old.links:
+            return True
         return self._is_elsewhere(old, (folder.inode.ino, name), adding)
 
     def lost(self, folder: Folder, name: bytes) -> list[Inode]:
@@ -111,18 +112,27 @@ class Reachability:
         return None if old is None or old.ino == pending.ino else old
 
     def must_park(self, folder: Folder, name: bytes, adding: set[Link]) -> Inode | None:
-        """The object that would be lost by replacing `name` in a version that adds `adding`. A directory could be
-        lost by what others move at the same time (moves.py), unless the same version has it.
+        """The object that would be lost by replacing `name` in a version that adds `adding`, or in which something else
+        would be. A directory could be lost by what others move at the same time (moves.py), unless the same version
+        has it.
         """
         pending = folder.pending[name]
         if pending.ino is None or pending.base_ino in (None, pending.ino):
             return None
         moved = self._inodes.get(pending.base_ino)
-        if moved is None or moved.nlink <= 0 or not moved.links:
+        if moved is None:
+            return None
+        if moved.nlink <= 0:
+            return None if self._is_emptied(moved, adding) else moved
+        if not moved.links:
             return None
         if moved.is_dir:
             return None if _is_within(moved, adding) else moved
         return None if self._is_elsewhere(moved, (folder.inode.ino, name), adding) else moved
+
+    def _is_emptied(self, removed: Inode, adding: set[Link]) -> bool:
+        """Whether all that was moved out of a removed directory can be reached elsewhere."""
+        return all(self.reachable(moved, adding=adding) for moved in moved_out(self._inodes, removed))
 
     def _is_elsewhere(self, moved: Inode, before: Link, adding: set[Link]) -> bool:
         return _is_within(moved, adding) or self.reachable(moved, frozenset({before}), adding)
@@ -146,6 +156,12 @@ def removed_below(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:
     return (
         removed for removed in _removed_below(inodes, directory) if removed is directory or removed.is_dir
     )
+
+
+def kept_for(inodes: InodeTable, pending: Pending) -> list[Inode]:
+    """The removed directories of which the journal keeps what was moved out, as long as a name is `pending`."""
+    old = inodes.get(pending.base_ino) if pending.base_ino is not None else None
+    return list(removed_below(inodes, old)) if old is not None and old.nlink <= 0 and old.stored else []
 
 
 def _removed_below(inodes: InodeTable, directory: Inode) -> Iterator[Inode]:

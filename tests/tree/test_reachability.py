@@ -94,7 +94,7 @@ class World:
         self.grid[here] = version
         for ino in gone:
             old = self.inodes.get(ino) if ino is not None else None
-            if old is not None and old.nlink <= 0:
+            if old is not None and old.nlink <= 0 and ino not in {one.base_ino for one in parked.values()}:
                 for inode in list(removed_below(self.inodes, old)):
                     inode.stored = False
                     self.inodes.drop_if_unused(inode)

@@ -13,6 +13,7 @@ from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.namespace import RENAME_EXCHANGE
 from lafsfs.tree.options import TreeOptions
+from tests.support.pairs import NEVER
 from tests.support.trees import Files, left_in, new_root, opened
 
 QUICK = TreeOptions(publish_delay=0.0, refresh=3600.0)
@@ -148,6 +149,39 @@ async def test_what_was_moved_out_of_a_removed_directory(
         await walker.walk()
         assert set(await fs.everything()) == {b"old", b"old/big", b"old/file"}
         assert left_in(fs.tree) == []
+
+
+async def test_two_replaced_directories_hold_what_was_moved_out_of_each_other(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """Neither version can wait for the other one."""
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path / "state", NEVER) as fs:
+        for name in ("p", "q", "p/old", "q/old"):
+            await fs.mkdir(name)
+        await fs.write("p/old/in", FILES[0].encode())
+        await fs.write("q/old/in", FILES[1].encode())
+        await fs.drain()
+        walker = Walker(
+            other_nodes, root, {_cap(fs, name, await fs.find(name)) for name in ("p/old/in", "q/old/in")}
+        )
+        for here, there in (("p", "q"), ("q", "p")):
+            await fs.mkdir(f"{here}/new")
+            await fs.rename(f"{there}/old/in", f"{here}/new/out")
+        for here in ("p", "q"):
+            await fs.rmdir(f"{here}/old")
+            await fs.rename(f"{here}/new", f"{here}/old")
+        expected = await fs.everything()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(walker.run)
+            await fs.drain()
+            nursery.cancel_scope.cancel()
+        await walker.walk()
+        assert left_in(fs.tree) == []
+        assert await fs.everything() == expected
+    async with opened(other_nodes, root, tmp_path / "fresh") as fs:
+        assert set(await fs.everything()) == {b"p", b"q", b"p/old", b"q/old", b"p/old/out", b"q/old/out"}
+        assert await fs.read("q/old/out") == FILES[0].encode()
 
 
 async def test_children_come_and_go_before_a_directory_is_published(
