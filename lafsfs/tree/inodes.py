@@ -103,6 +103,12 @@ class Inode:
         self.version = 0
         self.edition = 0
 
+    def twin(self, number: int) -> Inode:
+        """A new inode that is as this one is on the grid."""
+        twin = Inode(number, self.attributes, self.caps, 2 if self.is_dir else 1)
+        twin.xattrs, twin.extra = self.xattrs, self.extra
+        return twin
+
     @property
     def is_dir(self) -> bool:
         return self.attributes.is_dir

@@ -119,7 +119,7 @@ class Merging:
         change = Change(self._tree)
         if theirs.ino == inode.ino and inode.nlink == 1 and not inode.writers:
             # The number stays with theirs. (Whoever is writing keeps writing ours, whatever its number.)
-            copy = self._twin(inode)
+            copy = inode.twin(self._tree.inodes.fresh_number())
             change.touch(copy)
             change.count_links(inode, -1)
             # The kernel may open it by that number before it hears of this: what is written then is kept, too.
@@ -131,12 +131,6 @@ class Merging:
         crash_point("directory.conflict")
         self.let_theirs_stand(folder, name)
         self._tree.note_conflict(inode)
-
-    def _twin(self, inode: Inode) -> Inode:
-        """A new inode that is as `inode` is on the grid."""
-        twin = Inode(self._tree.inodes.fresh_number(), inode.attributes, inode.caps)
-        twin.xattrs, twin.extra = inode.xattrs, inode.extra
-        return twin
 
     # --- two directories become one ----------------------------------------------------------------------
 

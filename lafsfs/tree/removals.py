@@ -120,9 +120,13 @@ def bring_back(
     tree: Tree, folder: Folder, name: bytes, inode: Inode, changed: Collection[Inode] = ()
 ) -> None:
     """Link a removed object again, and what is removed below it and in `changed`."""
+    if folder.removed.get(name) is inode:
+        del folder.removed[name]
+    inode = _in_table(tree, inode)
     change = Change(tree)
     change.settled(inode)
-    change.count_links(inode, (2 if inode.is_dir else 1) - inode.nlink)
+    if inode.nlink <= 0:
+        change.count_links(inode, (2 if inode.is_dir else 1) - inode.nlink)
     change.point(folder, name, inode)
     change.commit()
     tree.count_subdirectories(folder)
@@ -135,6 +139,16 @@ def bring_back(
         if removed in changed and kid not in below.kids:
             bring_back(tree, below, kid, removed, changed)
     tree.publisher.directory_changed(below)
+
+
+def _in_table(tree: Tree, inode: Inode) -> Inode:
+    """The inode that now stands for a removed object: its number may have been given again since."""
+    known = tree.inodes.get(inode.ino)
+    if known is None or known is inode:
+        return inode
+    if known.caps is not None and inode.caps is not None and known.caps[1] == inode.caps[1]:
+        return known  # found by another name
+    return inode.twin(tree.inodes.fresh_number())
 
 
 def keep_linked(

@@ -13,14 +13,14 @@ import trio
 from lafsfs.config import Encoding
 from lafsfs.errors import PendingError, RollbackError
 from lafsfs.formats.caps import DirCap
-from lafsfs.formats.dirnode import make_entry
+from lafsfs.formats.dirnode import Entry, make_entry
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import client, share_files
-from tests.support.pairs import NEVER, ONCE, agree, both
+from tests.support.pairs import NEVER, ONCE, agree, both, look_again
 from tests.support.storage import StorageServer
 from tests.support.trees import Files, left_in, new_root, opened
 
@@ -264,6 +264,55 @@ async def test_an_answer_that_is_lost_makes_no_conflict(
 
 
 # --- a writer that was killed ------------------------------------------------------------------------
+
+
+async def test_a_removed_directory_comes_back_that_was_found_again_by_another_name(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """Its number stands for what the other name leads to by then."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        for name in ("a", "b", "a/d"):
+            await here.mkdir(name)
+        await here.write("a/d/f", b"f")
+        await agree(here, there)
+        removed = await here.find("a/d")
+        await _link_too(here, removed, "b")
+        await here.unlink("a/d/f")
+        await here.rmdir("a/d")
+        here.forget()
+        again = await here.find("b/d")
+        assert again is not removed
+        assert again.ino == removed.ino
+        await there.write("a/d/new", b"new")
+        await there.drain()
+        await here.write("b/d/here", b"here")
+        for fs in (here, there, here):
+            await fs.drain()
+            look_again(fs)
+        assert left_in(here.tree) == []
+        seen = set(await here.everything())  # (that their numbers are the same nobody can promise)
+        assert seen == set(await there.everything())
+        assert seen == {b"a", b"b"} | {
+            path for top in (b"a/d", b"b/d") for path in (top, top + b"/f", top + b"/new", top + b"/here")
+        }
+
+
+async def _link_too(fs: Files, directory: Inode, above: str) -> None:
+    """As another client may, give a directory a second name: "d" in `above`."""
+    folder = (await fs.find(above)).folder
+    assert directory.caps is not None
+    assert directory.first_link is not None
+    old = fs.tree.inode(directory.first_link[0]).folder
+    assert folder is not None
+    assert folder.node is not None
+    assert old is not None
+    raw = old.base_raw(directory.first_link[1])
+    assert raw is not None
+    entry = make_entry(
+        "d", directory.caps[1], directory.caps[0], Entry.parse(raw).metadata, folder.node.writekey
+    )
+    snapshot = await folder.node.read()
+    await folder.node.publish(snapshot, snapshot.packed.with_changes({"d": entry}))
 
 
 @asynccontextmanager
