@@ -60,7 +60,10 @@ class Operations(pyfuse3.Operations):
 
     @answered(fresh)
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return self._found(await self.tree.names.lookup(parent_inode, name))
+        try:
+            return self._found(await self.tree.names.lookup(parent_inode, name))
+        finally:
+            self.tree.kernel.asked(parent_inode, name)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for ino, count in inode_list:

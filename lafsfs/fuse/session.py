@@ -41,40 +41,64 @@ class FuseOptions:
         return options
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Notice:
+    """Of a name in a directory, or (name None) of an inode."""
+
+    number: int
+    name: bytes | None
+    content: bool
+
+
 class Notices:
     """Invalidations for the kernel, sent by a task of their own: sending waits for locks that requests hold."""
 
     def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[tuple[int, bytes | None, bool]](_QUEUE)
+        self._send, self._receive = trio.open_memory_channel[_Notice](_QUEUE)
+        self._untold: dict[tuple[int, bytes], _Notice] = {}  # names, with the last notice on its way
 
     def entry_changed(self, directory: int, name: bytes) -> None:
         """`name` leads elsewhere, or nowhere."""
-        self._put((directory, name, False))
+        notice = _Notice(directory, name, False)
+        if self._put(notice):
+            self._untold[directory, name] = notice
 
     def inode_changed(self, ino: int, content: bool) -> None:
         """Attributes, and the content if so said, are not what they were."""
-        self._put((ino, None, content))
+        self._put(_Notice(ino, None, content))
 
-    def _put(self, notice: tuple[int, bytes | None, bool]) -> None:
+    def knows(self, directory: int, name: bytes) -> bool:
+        """Whether no notice of this name is on its way."""
+        return (directory, name) not in self._untold
+
+    def asked(self, directory: int, name: bytes) -> None:
+        """The kernel was just answered what this name leads to."""
+        self._untold.pop((directory, name), None)
+
+    def _put(self, notice: _Notice) -> bool:
         try:
             self._send.send_nowait(notice)
         except trio.WouldBlock:
             log.warning(
                 "too many changes at once for the kernel's cache; it will catch up after the refresh time"
             )
+            return False
+        return True
 
     async def run(self) -> None:
         """Pass notices on until cancelled."""
-        async for number, name, content in self._receive:
-            await trio.to_thread.run_sync(_notify, InodeT(number), name, content, abandon_on_cancel=True)
+        async for notice in self._receive:
+            await trio.to_thread.run_sync(_notify, notice, abandon_on_cancel=True)
+            if notice.name is not None and self._untold.get((notice.number, notice.name)) is notice:
+                del self._untold[notice.number, notice.name]
 
 
-def _notify(ino: InodeT, name: bytes | None, content: bool) -> None:
+def _notify(notice: _Notice) -> None:
     try:
-        if name is None:
-            pyfuse3.invalidate_inode(ino, attr_only=not content)
+        if notice.name is None:
+            pyfuse3.invalidate_inode(InodeT(notice.number), attr_only=not notice.content)
         else:
-            pyfuse3.invalidate_entry(ino, pyfuse3.FileNameT(name))
+            pyfuse3.invalidate_entry(InodeT(notice.number), pyfuse3.FileNameT(notice.name))
     except OSError as problem:  # the kernel does not have it (any more): that is what we want
         log.debug("the kernel did not need an invalidation: %s", problem)
 

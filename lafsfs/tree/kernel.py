@@ -12,6 +12,13 @@ class Kernel(Protocol):
 
     def inode_changed(self, ino: int, content: bool) -> None: ...
 
+    def knows(self, directory: int, name: bytes) -> bool:
+        """Whether nothing that was told of this name may still be on its way."""
+        ...
+
+    def asked(self, directory: int, name: bytes) -> None:
+        """It was just answered what this name leads to."""
+
 
 class NoKernel:
     """Nobody caches anything."""
@@ -20,4 +27,11 @@ class NoKernel:
         """Nothing to do."""
 
     def inode_changed(self, ino: int, content: bool) -> None:
+        """Nothing to do."""
+
+    def knows(self, directory: int, name: bytes) -> bool:
+        """Nobody believes anything else."""
+        return True
+
+    def asked(self, directory: int, name: bytes) -> None:
         """Nothing to do."""

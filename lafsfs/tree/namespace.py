@@ -222,6 +222,9 @@ class Namespace:
         inode = self._child(source, name)
         self._tree.check_changeable(source)
         self._tree.check_changeable(target)
+        if not (self._tree.kernel.knows(parent, name) and self._tree.kernel.knows(parent2, name2)):
+            # It would go on with what it believes to have moved. Now it looks at both names and comes again.
+            raise error(errno.ESTALE)
         if target.inode.nlink <= 0:
             raise error(errno.ENOENT)
         if old is not None and flags & RENAME_NOREPLACE:

@@ -55,6 +55,7 @@ class Publisher:
         self._directory_publisher = DirectoryPublisher(tree)
         self.mutable = MutableWriter(tree)
         self._rest_until: dict[int, float] = {}
+        self._held: dict[int, Inode] = {}  # directories being published, until nothing is left to do for them
         self._in_vain: dict[int, float] = {}  # since when a directory waits while nothing else moves
         # Directories that were published, while others may have removed them.
         self._to_look_above: set[int] = set()
@@ -212,7 +213,9 @@ class Publisher:
         if inode is None or inode.folder is None or not self._tree.may_be_on_grid(inode):
             self._to_look_above.discard(job.key)
             self._in_vain.pop(job.key, None)
+            self._release(job.key)
             return
+        self._hold(inode)
         began = trio.current_time()
         deadline = job.since + self._tree.options.directory_wait
         late, job.awaited = began >= deadline or job.awaited, False
@@ -238,6 +241,19 @@ class Publisher:
         self._rest_until[inode.ino] = 0.0 if self.directories.hurried else ended + rest
         if len(self._rest_until) > 10_000:
             self._rest_until = {ino: until for ino, until in self._rest_until.items() if until > ended}
+        self._release(job.key)
+
+    def _hold(self, inode: Inode) -> None:
+        """A directory that was published could be forgotten at once, and then not be missed above."""
+        if inode.ino not in self._held:
+            self._held[inode.ino] = inode
+            inode.anchors += 1
+
+    def _release(self, ino: int) -> None:
+        inode = self._held.pop(ino, None)
+        if inode is not None:
+            inode.anchors -= 1
+            self._tree.inodes.drop_if_unused(inode)
 
     async def _look_whether_in_vain(self, job: Job, folder: Folder) -> None:
         moves = len(self.files) or any(not one.parked for one in self.directories)

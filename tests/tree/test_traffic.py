@@ -33,6 +33,12 @@ class Told:
     def inode_changed(self, ino: int, content: bool) -> None:
         """Of no interest here."""
 
+    def knows(self, directory: int, name: bytes) -> bool:
+        return True
+
+    def asked(self, directory: int, name: bytes) -> None:
+        """Of no interest here."""
+
 
 def entry(name: str, writekey: bytes, content: bytes = b"me") -> bytes:
     return make_entry(

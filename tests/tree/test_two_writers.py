@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import ROOT, Inode
+from lafsfs.tree.kernel import NoKernel
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import client, share_files
 from tests.support.pairs import NEVER, ONCE, agree, both, look_again
@@ -295,6 +297,44 @@ async def test_a_removed_directory_comes_back_that_was_found_again_by_another_na
         assert seen == {b"a", b"b"} | {
             path for top in (b"a/d", b"b/d") for path in (top, top + b"/f", top + b"/new", top + b"/here")
         }
+
+
+class SlowKernel(NoKernel):
+    """Has not yet read what it was told."""
+
+    def __init__(self) -> None:
+        self.unread: set[tuple[int, bytes]] = set()
+
+    def entry_changed(self, directory: int, name: bytes) -> None:
+        self.unread.add((directory, name))
+
+    def knows(self, directory: int, name: bytes) -> bool:
+        return (directory, name) not in self.unread
+
+    def asked(self, directory: int, name: bytes) -> None:
+        self.unread.discard((directory, name))
+
+
+async def test_what_the_kernel_does_not_know_yet_is_not_moved(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """It would take the new object under the new name for the one that it knows under the old name."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("f", b"before")
+        await here.write("g", b"another")
+        await agree(here, there)
+        await there.unlink("f")
+        await there.write("f", b"after")
+        await there.drain()
+        kernel = here.tree.kernel = SlowKernel()
+        for names in (("f", "new"), ("g", "f")):
+            with pytest.raises(OSError) as refused:
+                await here.rename(*names)
+            assert refused.value.errno == errno.ESTALE
+        await here.rename("g", "new")
+        kernel.asked(ROOT, b"f")
+        await here.rename("f", "moved")
+        assert await here.read("moved") == b"after"
 
 
 async def _link_too(fs: Files, directory: Inode, above: str) -> None:
