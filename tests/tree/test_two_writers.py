@@ -328,7 +328,7 @@ async def test_what_the_kernel_does_not_know_yet_is_not_moved(
         await there.drain()
         kernel = here.tree.kernel = SlowKernel()
         for names in (("f", "new"), ("g", "f")):
-            with pytest.raises(OSError) as refused:
+            with pytest.raises(OSError, match="Stale") as refused:
                 await here.rename(*names)
             assert refused.value.errno == errno.ESTALE
         await here.rename("g", "new")
