@@ -176,6 +176,8 @@ class Change:
                 if old is None or old[:3] != pending[:3]:  # else the journal has that row already
                     batch.edges[directory.ino, name] = EdgeRow(name, ino, base, base_ino)
             self._fields.setdefault(directory, {})  # the row keeps the directory's caps at hand
+            if inode is not None:
+                self._fields.setdefault(inode, {})  # what a pending name leads to is not found on the grid
             planned.append((folder, name, inode, pending))
         return planned
 

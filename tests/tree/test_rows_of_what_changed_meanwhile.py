@@ -11,7 +11,10 @@ import pytest
 
 from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.change import Change
+from lafsfs.tree.inodes import ROOT
 from lafsfs.tree.publishing import DirectoryPublisher
+from tests.support.pairs import NEVER
 from tests.support.trees import Files, copy_state, left_in, new_root, opened
 
 Act = Callable[[Files], Awaitable[object]]
@@ -109,3 +112,26 @@ def forgotten(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
         act()
 
     monkeypatch.setattr(DirectoryPublisher, "_done", done)
+
+
+async def test_a_new_name_alone_keeps_what_it_leads_to(nodes: NodeMaker, tmp_path: Path) -> None:
+    """Of what is on the grid the journal has no row; the name that it gets here is not there."""
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path / "state", NEVER) as fs:
+        await fs.mkdir("d")
+        await fs.write("d/f", b"f" * 1000)
+        await fs.drain()
+        inode, folder = await fs.find("d"), fs.tree.inode(ROOT).folder
+        assert folder is not None
+        assert not inode.stored
+        change = Change(fs.tree)
+        change.point(folder, b"d", None)
+        change.point(folder, b"back", inode)
+        change.commit()
+        copy_state(tmp_path / "state", tmp_path / "copy")
+        fs.forget()
+        assert await fs.read("back/f") == b"f" * 1000
+    async with opened(nodes, root, tmp_path / "copy", NEVER) as fs:
+        assert set(await fs.everything()) == {b"back", b"back/f"}
+        await fs.drain()
+        assert left_in(fs.tree) == []
