@@ -142,12 +142,13 @@ def bring_back(
 
 
 def _in_table(tree: Tree, inode: Inode) -> Inode:
-    """The inode that now stands for a removed object: its number may have been given again since."""
-    known = tree.inodes.get(inode.ino)
-    if known is None or known is inode:
-        return inode
-    if known.caps is not None and inode.caps is not None and known.caps[1] == inode.caps[1]:
-        return known  # found by another name
+    """The inode that now stands for a removed object. Its number may have been given again since; and a directory that
+    was found by another name is another inode under this one.
+    """
+    known = tree.inodes.get(inode.ino) or inode
+    same = known is inode or (known.caps or (b"", b""))[1] == (inode.caps or (b"", b""))[1]
+    if same and not (known.is_dir and known.links):
+        return known
     return inode.twin(tree.inodes.fresh_number())
 
 

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -360,7 +361,7 @@ class TahoeWorker:
         try:
             await trio.to_thread.run_sync(getattr(self, f"_{kind}"))
             self.done[kind] += 1
-        except (AssertionError, OSError):
+        except (AssertionError, OSError, HTTPException):  # Tahoe may break off in the middle of an answer
             self.done[f"{kind} was refused"] += 1
 
     def _below(self, path: str, kind: str) -> list[str]:
