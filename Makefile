@@ -73,8 +73,8 @@ crash: install ## crashes, faults, power failures under load: SEED=1 ROUNDS=200,
 soak: install ## a long load with a server that comes and goes; nothing may grow: MINUTES=60
 	$(BIN)/python -m tests.crash.soak --minutes $(or $(MINUTES),60)
 
-contention: install $(TAHOE) ## five mounts and a Tahoe node at random work on one tree: SEED=1 SECONDS=600
-	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(BIN)/python -m tests.contention --seed $(SEED) --seconds $(SECONDS)
+contention: install $(TAHOE) ## five mounts and a Tahoe node at random work on one tree: SEED=1 SECONDS=600 FAULTS=0.1 FORGETFUL=1
+	LAFSFS_TAHOE_VENV=$(LAFSFS_TAHOE_VENV) $(BIN)/python -m tests.contention --seed $(SEED) --seconds $(SECONDS) $(if $(FAULTS),--faults $(FAULTS)) $(if $(FORGETFUL),--forgetful)
 
 posix: install ## POSIX semantics and ordinary programs on real mounts, then on 3-of-10 with three servers stopped
 	@sh contrib/install/posix.sh

@@ -7,7 +7,7 @@ import os
 import random
 import sys
 
-from tests.contention.campaign import ContentionError, run
+from tests.contention.campaign import ContentionError, Faults, run
 from tests.support.mounts import clean_leftovers
 
 
@@ -16,11 +16,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.contention", description=__doc__)
     parser.add_argument("--seed", default=os.environ.get("SEED") or str(random.randrange(1 << 32)))
     parser.add_argument("--seconds", type=float, default=float(os.environ.get("SECONDS") or 600))
+    parser.add_argument("--faults", type=float, default=0.0, help="so many of the requests fail, 0 to 1")
+    parser.add_argument(
+        "--forgetful", action="store_true", help="one server answers with the first version of all"
+    )
     arguments = parser.parse_args()
     clean_leftovers()
     print(f"seed {arguments.seed}, {arguments.seconds:g} seconds", flush=True)
     try:
-        counts = run(arguments.seed, arguments.seconds)
+        counts = run(arguments.seed, arguments.seconds, Faults(arguments.faults, arguments.forgetful))
     except ContentionError as error:
         print(error, file=sys.stderr)
         return 1

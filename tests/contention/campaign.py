@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
 from lafsfs.config import Encoding, GridProfile
 from tests.support.contention import OfMount, TahoeWorker, Tokens, Worker, unlike
+from tests.support.faulty_server import FAULTY, forget_changes, set_faults
 from tests.support.grids import entry_of
 from tests.support.many import many_servers
 from tests.support.mounts import LafsfsHome, MountedTree, lafsfs_home
@@ -38,15 +40,28 @@ class ContentionError(AssertionError):
     """The mounts do not agree, or something is lost."""
 
 
+class Faults(NamedTuple):
+    """What servers do while there is work: the share of requests that fail, and whether one forgets all changes."""
+
+    share: float = 0.0
+    forgetful: bool = False
+
+
 class Campaign:
     """`seconds` of work, all chosen by `seed`."""
 
     def __init__(
-        self, seed: str, homes: Sequence[LafsfsHome], servers: Sequence[StorageServer], client: TahoeClient
+        self,
+        seed: str,
+        homes: Sequence[LafsfsHome],
+        servers: Sequence[StorageServer],
+        client: TahoeClient,
+        faults: Faults,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._seed = seed
         self._homes, self._servers, self._client = homes, servers, client
+        self._faults = faults
         self._tokens = Tokens()
         self._mounts: list[MountedTree] = []
 
@@ -64,7 +79,11 @@ class Campaign:
         return cap
 
     async def work(self, cap: str, seconds: float) -> None:
-        """All at once, until the time is over."""
+        """All at once, until the time is over. Servers fail meanwhile, as they are to."""
+        for server in self._servers:
+            set_faults(server, self._faults.share)
+        if self._faults.forgetful:
+            forget_changes(self._servers[-1])
         workers: list[Worker | TahoeWorker] = [
             Worker(OfMount(tree.path), f"m{number}", f"{self._seed}/{number}", self._tokens)
             for number, tree in enumerate(self._mounts)
@@ -86,25 +105,29 @@ class Campaign:
 
     def check(self, cap: str) -> None:
         """Publish everything, and look. ContentionError."""
+        for server in self._servers:
+            set_faults(server, 0.0)
         trees = self._agreed()
         (tree, *_) = trees.values()
         contents = [what[-1] for what in tree.values()]
         missing = self._tokens.missing(one for one in contents if isinstance(one, bytes))
+        self.counts["tokens"] = len(self._tokens.acknowledged)
+        self.counts["tokens taken out"] = len(self._tokens.given_up)
+        self.counts["objects in the end"] = len(tree)
+        self.counts["conflict copies"] = sum(b".conflict-" in path for path in tree)
         if missing:
             history = "\n".join(" ".join(what) for what in self._tokens.history)
             raise ContentionError(f"{history}\nseed {self._seed}: lost: {sorted(missing)}")
+        for mounted in self._mounts:
+            if errors := mounted.status()["errors"]:
+                raise ContentionError(f"seed {self._seed}: {errors}")
+        if self._faults.forgetful:
+            return  # of its shares Tahoe says what is to be said
         results = deep_check(self._client, cap)
         broken = results["count-objects-unhealthy"] + results["count-corrupt-shares"]
         if broken:
             raise ContentionError(f"seed {self._seed}: Tahoe finds {broken} objects that are not healthy")
-        for mounted in self._mounts:
-            if errors := mounted.status()["errors"]:
-                raise ContentionError(f"seed {self._seed}: {errors}")
-        self.counts["tokens"] = len(self._tokens.acknowledged)
-        self.counts["tokens taken out"] = len(self._tokens.given_up)
-        self.counts["objects in the end"] = len(tree)
         self.counts["objects that Tahoe checked"] = results["count-objects-checked"]
-        self.counts["conflict copies"] = sum(b".conflict-" in path for path in tree)
 
     def _agreed(self) -> dict[str, Tree]:
         end = time.monotonic() + AGREE_SECONDS
@@ -152,17 +175,17 @@ def _walk(top: Path, relative: bytes) -> Iterator[tuple[bytes, tuple[object, ...
         yield name, (status.st_mode, status.st_mtime_ns, len(content), content)
 
 
-def run(seed: str, seconds: float) -> Counter[str]:
+def run(seed: str, seconds: float, faults: Faults = Faults()) -> Counter[str]:  # noqa: B008  # it cannot change
     """A whole campaign. ContentionError at the first thing that is wrong."""
     directory = Path(tempfile.mkdtemp(prefix="lafsfs-contention-"))
     try:
         with contextlib.ExitStack() as stack:
-            servers = stack.enter_context(many_servers(directory, ENCODING.n))
+            servers = stack.enter_context(many_servers(directory, ENCODING.n, FAULTY))
             announcements = {server.server_id: server.announcement() for server in servers}
             shares = dict(zip(("k", "happy", "n"), (ENCODING.k, ENCODING.happy, ENCODING.n), strict=True))
             client = stack.enter_context(tahoe_client(directory / "client", announcements, **shares))
             homes = [stack.enter_context(lafsfs_home()) for _ in itertools.repeat(None, MOUNTS)]
-            campaign = Campaign(seed, homes, servers, client)
+            campaign = Campaign(seed, homes, servers, client, faults)
             cap = campaign.prepare()
             trio.run(functools.partial(campaign.work, cap, seconds))
             campaign.check(cap)

@@ -1,11 +1,13 @@
-"""The bundled storage server, failing a share of its requests: `python -m tests.support.faulty_server run DIR ...`.
+"""The bundled storage server with faults: `python -m tests.support.faulty_server run DIR ...`.
 
     server = StorageServer.create(directory, module=FAULTY)
     server.start()
     set_faults(server, 0.2)
+    forget_changes(server)
 
 A request that fails is refused before anything happens, or it is done and its answer is lost: replaced by a 5xx, cut
-short, or late. Everything else is the real server.
+short, or late. A server that forgets changes keeps the first version of every mutable share that it gets, takes later
+ones, and answers with the first. Everything else is the real server.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from tests.support.storage import StorageServer
 
 FAULTY = "tests.support.faulty_server"
 _FILE = "faults"
+_FORGETS = "forgets"
 _LATE = 0.5  # seconds
 
 Message = MutableMapping[str, Any]
@@ -35,6 +38,11 @@ def set_faults(server: StorageServer, share: float) -> None:
     scratch = server.directory / f"{_FILE}.new"
     scratch.write_text(str(share))
     scratch.rename(server.directory / _FILE)
+
+
+def forget_changes(server: StorageServer) -> None:
+    """From now on mutable shares stay as they are."""
+    (server.directory / _FORGETS).touch()
 
 
 class Faulty:
@@ -53,6 +61,32 @@ class Faulty:
             return
         fail = self._random.choice((_refuse, _lose, _cut, _delay))
         await fail(self._inner, scope, receive, send)
+
+
+class Forgetful:
+    """An ASGI application in front of another one."""
+
+    def __init__(self, inner: Application, directory: Path) -> None:
+        self._inner = inner
+        self._file = directory / _FORGETS
+        self._shares = directory / "storage" / "shares"
+        self._one_at_a_time = asyncio.Lock()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request; what it changes is undone before the next one."""
+        path = str(scope.get("path", ""))
+        if not path.endswith("/read-test-write") or not self._file.exists():
+            await self._inner(scope, receive, send)
+            return
+        name = path.split("/")[-2]
+        slot = self._shares / name[:2] / name
+        async with self._one_at_a_time:
+            before = {share: share.read_bytes() for share in slot.glob("*")}
+            try:
+                await self._inner(scope, receive, send)
+            finally:
+                for share, data in before.items():
+                    share.write_bytes(data)
 
 
 async def _refuse(inner: Application, scope: Message, receive: Receive, send: Send) -> None:
@@ -107,7 +141,7 @@ def main() -> None:
     file = Path(sys.argv[2]) / _FILE if len(sys.argv) > 2 else Path(_FILE)
 
     def wrapped(*arguments: Any) -> Any:
-        return Faulty(original(*arguments), file)
+        return Faulty(Forgetful(original(*arguments), file.parent), file)
 
     serving.asgi_application = wrapped
     cli.main()

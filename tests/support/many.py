@@ -16,11 +16,15 @@ from tests.support.storage import StorageServer, free_port
 
 
 @contextmanager
-def many_servers(directory: Path, count: int) -> Iterator[list[StorageServer]]:
-    """Like `storage_servers`, with the processes started side by side."""
+def many_servers(
+    directory: Path, count: int, module: str = "storage_server"
+) -> Iterator[list[StorageServer]]:
+    """Like `storage_servers`, with the processes started side by side; `module` is what they run."""
     servers: list[StorageServer] = []
     try:
         servers += [_new_server(directory / f"s{number}") for number in range(count)]
+        for server in servers:
+            server.module = module
         start_all(servers)
         yield servers
     finally:
