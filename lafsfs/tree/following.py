@@ -119,6 +119,7 @@ class Following(Resolving):
         self._keep_dropped(folder, snapshot)
         for name, _ in self._adopt(folder, snapshot):
             self.kernel.entry_changed(folder.inode.ino, name)
+        cast("Tree", self).publisher.reconsider(folder)
         self.count_subdirectories(folder)
         self.kernel.inode_changed(folder.inode.ino, content=True)
 

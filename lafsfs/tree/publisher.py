@@ -94,6 +94,10 @@ class Publisher:
         due = trio.current_time() + self._tree.options.publish_delay
         self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)
 
+    def reconsider(self, folder: Folder) -> None:
+        """A newer version of a directory was adopted; the caller has its lock."""
+        self._directory_publisher.reconsider(folder)
+
     def has_changes_below(self, directory: Inode) -> bool:
         """Whether something was made or changed in a directory that is not on the grid yet. (Removals are no reason
         to keep it.)

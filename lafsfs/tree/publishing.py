@@ -109,6 +109,10 @@ class DirectoryPublisher:
             self._tree.publisher.waiting_removals.add(folder)
         return ready, waiting
 
+    def reconsider(self, folder: Folder) -> None:
+        """A newer version was adopted: what was removed here and changed by others meanwhile is there again."""
+        self._merging.merge(folder, [name for name, pending in folder.pending.items() if pending.ino is None])
+
     async def give_way(self, folder: Folder) -> None:
         """What is removed or replaced here waits for others, and they for this: it stays as it is on the grid."""
         async with folder.lock:

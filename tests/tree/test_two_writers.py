@@ -299,6 +299,26 @@ async def test_a_removed_directory_comes_back_that_was_found_again_by_another_na
         }
 
 
+async def test_what_others_changed_is_not_removed_with_the_directory(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """It was removed here before, and the directory looks empty."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.mkdir("d")
+        for name in ("d/f", "d/g"):
+            await here.write(name, b"before" * 50)
+        await agree(here, there)
+        await here.unlink("d/f")
+        await here.unlink("d/g")
+        await there.write("d/f", b"after")
+        await there.drain()
+        assert await here.names("d") == {b"f"}
+        with pytest.raises(OSError, match="not empty"):
+            await here.rmdir("d")
+        assert await agree(here, there) == {b"d", b"d/f"}
+        assert (await here.read("d/f"))[:6] == b"aftere"
+
+
 class SlowKernel(NoKernel):
     """Has not yet read what it was told."""
 
