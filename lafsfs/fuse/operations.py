@@ -192,7 +192,7 @@ class Operations(pyfuse3.Operations):
 
     @answered(known)
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        target = await self.tree.measured(self.tree.inode(inode))
+        target = await self.tree.measured(self.tree.inode(inode), needed=True)
         handle = await self.tree.files.open(target, flags, privileged=ctx.uid == 0)
         self.interrupts.files[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True)

@@ -36,23 +36,33 @@ class Measuring:
         start = inode.caps[1][:12]
         return b":SSK" in start or b":MDMF" in start
 
-    async def measured(self, inode: Inode) -> Inode:
-        """The same inode; the size of a mutable file, which only its servers know, is up to date."""
+    async def measured(self, inode: Inode, *, needed: bool = False) -> Inode:
+        """The same inode; the size of a mutable file, which only its servers know, is up to date.
+
+        When they do not tell, it is as it was last seen. If it never was, that is an error for whoever `needed` it
+        (LafsError): what is written on a size that is not known could replace everything.
+        """
         if inode.content is not None or not self.is_mutable(inode):
             return inode
         assert inode.caps is not None
         cap = parse(inode.caps[0] or inode.caps[1])
         now = trio.current_time()
         when, known = self._measured.get(inode.ino, (float("-inf"), None))
-        fresh = now - when < self.options.refresh
+        fresh = now - when < self.options.refresh and (known is not None or not needed)
         if fresh or not isinstance(cap, MutableWriteCap | MutableReadCap):
+            if known is not None and inode.attributes.size != known.size:
+                # The inode was made anew from its entry.
+                inode.attributes = inode.attributes._replace(size=known.size)
             return inode
-        self._measured[inode.ino] = now, known
+        if not needed:
+            self._measured[inode.ino] = now, known
         try:
             version = await self.nodes.mutable_file(cap).latest()
         except LafsError as problem:
             log.warning("the size of a mutable file is not known: %s", problem)
             self.troubles[inode.ino] = f"shown as last seen: {problem}"
+            if needed and known is None:
+                raise
         else:
             self.troubles.pop(inode.ino, None)
             if inode.content is None:
@@ -63,7 +73,7 @@ class Measuring:
         """`version` of a mutable file is the newest; `quietly`: whoever calls shows that by a change of his own."""
         known = self.measured_version(inode)
         self._measured[inode.ino] = trio.current_time(), version
-        if not quietly and version != known:
+        if not quietly and (version != known or inode.attributes.size != version.size):
             inode.attributes = inode.attributes._replace(size=version.size)
             inode.version += 1
             inode.followed = True

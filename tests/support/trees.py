@@ -183,7 +183,7 @@ class Files:
         if inode.is_dir:
             raise OSError(errno.EISDIR, path)
         with errno_of_lafs():
-            return await self.tree.files.open(await self.tree.measured(inode), flags)
+            return await self.tree.files.open(await self.tree.measured(inode, needed=True), flags)
 
     async def close(self, handle: int) -> None:
         await self.tree.files.release(handle)

@@ -20,7 +20,9 @@ from lafsfs.nodes.mutable import MutableFile
 from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.inodes import ROOT
 from lafsfs.tree.options import TreeOptions
+from tests.support.pairs import ONCE
 from tests.support.pairs import look_again as look_at_directories_again
+from tests.support.storage import StorageServer
 from tests.support.trees import Files, left_in, opened
 
 NEVER = TreeOptions(publish_delay=3600.0, refresh=0.0, label="here")
@@ -379,3 +381,40 @@ async def test_a_merge_after_a_restart(
         assert not fs.tree.conflicts
         assert [key for key, _ in fs.tree.journal.metas("before:")] == []
         assert [key for key, _ in fs.tree.journal.metas("base:")] == []
+
+
+@both_kinds
+@pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
+async def test_a_file_that_the_kernel_forgot_keeps_its_size(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, mdmf: bool, options: TreeOptions
+) -> None:
+    """Its entry tells none; what is written on a size of nothing replaces everything."""
+    root, file = await mutable_in_root(nodes, CONTENT, mdmf)
+    async with opened(nodes, root, tmp_path / "state", options) as fs:
+        before = await fs.find("m")
+        assert before.attributes.size == len(CONTENT)
+        fs.forget()
+        again = await fs.find("m")
+        assert again is not before
+        assert again.attributes.size == len(CONTENT)
+        fs.forget()
+        await fs.write("m", b"patched", 200_000)
+        await fs.drain()
+    assert await on_grid(other_nodes, file) == CONTENT[:200_000] + b"patched" + CONTENT[200_007:]
+
+
+@both_kinds
+async def test_a_file_of_unknown_size_is_not_opened(
+    three: list[StorageServer], nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, mdmf: bool
+) -> None:
+    root, file = await mutable_in_root(nodes, CONTENT, mdmf)
+    async with opened(nodes, root, tmp_path / "state", ONCE) as fs:
+        await fs.names()
+        three[0].kill()
+        assert (await fs.find("m")).attributes.size == 0
+        with pytest.raises(OSError, match="server"):
+            await fs.write("m", b"patched", 200_000)
+        three[0].start()
+        await fs.write("m", b"patched", 200_000)
+        await fs.drain()
+    assert await on_grid(other_nodes, file) == CONTENT[:200_000] + b"patched" + CONTENT[200_007:]
