@@ -14,7 +14,6 @@ from lafsfs.tree.entries import same_object
 
 _TAHOES, _OURS = b'"tahoe"', b'"lafsfs"'  # keys of an entry's metadata
 
-
 LONGEST = 45.0
 """Seconds after which no change is under way any more that began when a directory was empty."""
 

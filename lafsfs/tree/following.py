@@ -174,7 +174,7 @@ class Following(Resolving):
             self._lose(folder, name, old)
             return
         seen = self.see(folder, raw)
-        other_directory = old.is_dir and seen.caps[1] != (old.caps or (b"", b""))[1]
+        other_directory = old.is_dir and seen.caps[1] != old.read_cap
         same_number = seen.ino in (None, old.ino) or (old.is_dir and not other_directory)
         same = same_number and seen.attributes.is_dir == old.is_dir
         content = not old.is_dir and seen.caps != old.caps

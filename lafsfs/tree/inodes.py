@@ -114,6 +114,11 @@ class Inode:
         return self.attributes.is_dir
 
     @property
+    def read_cap(self) -> bytes:
+        """What others read it by; empty as long as the grid does not have it."""
+        return self.caps[1] if self.caps is not None else b""
+
+    @property
     def first_link(self) -> Link | None:
         """The name that has led here for longest, if one is known."""
         return next(iter(self.links), None)

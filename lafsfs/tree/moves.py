@@ -181,7 +181,7 @@ def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
 
 def _holds(snapshot: Snapshot, inode: Inode) -> bool:
     """Whether an object is in a directory, whatever it is called there."""
-    cap = inode.caps[1] if inode.caps is not None else b""
+    cap = inode.read_cap
     entries = (snapshot.packed.raw(stored) or b"" for stored in snapshot.packed.names())
     return any(cap in raw and parsed(raw).ro_uri == cap for raw in entries)
 

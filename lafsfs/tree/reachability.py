@@ -116,11 +116,8 @@ class Reachability:
         would be. A directory could be lost by what others move at the same time (moves.py), unless the same version
         has it.
         """
-        pending = folder.pending[name]
-        if pending.ino is None or pending.base_ino in (None, pending.ino):
-            return None
-        moved = self._inodes.get(pending.base_ino)
-        if moved is None:
+        moved = self._replaced(folder, name)
+        if folder.pending[name].ino is None or moved is None:
             return None
         if moved.nlink <= 0:
             return None if self._is_emptied(moved, adding) else moved

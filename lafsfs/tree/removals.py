@@ -146,7 +146,7 @@ def _in_table(tree: Tree, inode: Inode) -> Inode:
     was found by another name is another inode under this one.
     """
     known = tree.inodes.get(inode.ino) or inode
-    same = known is inode or (known.caps or (b"", b""))[1] == (inode.caps or (b"", b""))[1]
+    same = known is inode or known.read_cap == inode.read_cap
     if same and not (known.is_dir and known.links):
         return known
     return inode.twin(tree.inodes.fresh_number())

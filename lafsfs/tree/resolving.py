@@ -131,7 +131,7 @@ class Resolving:
             return not inode.is_dir and several and (seen.nlink or 1) > 1
         if inode.content is not None and not inode.stored:
             return False  # somebody has it open still, removed and changed
-        same = (inode.caps or (b"", b""))[1] == seen.caps[1]
+        same = inode.read_cap == seen.caps[1]
         if inode.is_dir:
             return same and (inode.nlink > 0 or not inode.stored)
         return same or not (inode.stored or inode.opens)

@@ -47,6 +47,9 @@ class Faults(NamedTuple):
     forgetful: bool = False
 
 
+NO_FAULTS = Faults()
+
+
 class Campaign:
     """`seconds` of work, all chosen by `seed`."""
 
@@ -175,7 +178,7 @@ def _walk(top: Path, relative: bytes) -> Iterator[tuple[bytes, tuple[object, ...
         yield name, (status.st_mode, status.st_mtime_ns, len(content), content)
 
 
-def run(seed: str, seconds: float, faults: Faults = Faults()) -> Counter[str]:  # noqa: B008  # it cannot change
+def run(seed: str, seconds: float, faults: Faults = NO_FAULTS) -> Counter[str]:
     """A whole campaign. ContentionError at the first thing that is wrong."""
     directory = Path(tempfile.mkdtemp(prefix="lafsfs-contention-"))
     try:
