@@ -123,10 +123,17 @@ class NotEnoughServersError(GridError):
 
 
 class NotEnoughSharesError(GridError):
-    """All servers answered, and fewer than k good shares exist: the content cannot be recovered from them."""
+    """All servers answered, and fewer than k good shares exist: the content cannot be recovered from them.
+
+    `newest`: the highest sequence number of which there is any share; 0 if there is none, or nothing that can change.
+    """
 
     errno = errno.EIO
     exit_code = 11
+
+    def __init__(self, message: str, newest: int = 0) -> None:
+        super().__init__(message)
+        self.newest = newest
 
 
 class RollbackError(GridError):

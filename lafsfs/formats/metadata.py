@@ -44,11 +44,17 @@ class Posix:
     of: bytes | None = None  # digest of the content's cap that all this belongs to
 
 
-def encode(posix: Posix, raw_name: bytes | None, old: Mapping[str, Any] | None) -> dict[str, Any]:
+def encode(
+    posix: Posix,
+    raw_name: bytes | None,
+    old: Mapping[str, Any] | None,
+    put_back: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """The metadata to store: `old` with our key and the classic times replaced.
 
     `raw_name` is what the user called the entry when that differs from the stored name. The classic `mtime`
-    and `ctime` in float seconds are for other tools.
+    and `ctime` in float seconds are for other tools. `put_back`: the entry is that of the first version of the
+    directory, and was missing in the second (sequence numbers).
     """
     ours: dict[str, Any] = {
         "mode": posix.mode,
@@ -72,6 +78,8 @@ def encode(posix: Posix, raw_name: bytes | None, old: Mapping[str, Any] | None) 
         ours["of"] = _base64(posix.of)
     if raw_name is not None:
         ours["name"] = _base64(raw_name)
+    if put_back is not None:
+        ours["back"] = list(put_back)
     metadata = dict(old or {})
     metadata[_KEY] = ours
     metadata["mtime"] = posix.mtime_ns / _NANO
@@ -111,6 +119,15 @@ def decode(metadata: Mapping[str, Any]) -> tuple[Posix | None, bytes | None]:
         of=_unbase64(ours.get("of")),
     )
     return posix, raw_name
+
+
+def was_put_back(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
+    """`put_back` as it was given to `encode`."""
+    ours = metadata.get(_KEY)
+    numbers = ours.get("back") if isinstance(ours, dict) else None
+    if not isinstance(numbers, list) or len(numbers) != 2 or not all(type(one) is int for one in numbers):
+        return None
+    return numbers[0], numbers[1]
 
 
 def classic_times(metadata: Mapping[str, Any]) -> int:

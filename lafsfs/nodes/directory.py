@@ -37,7 +37,7 @@ class Snapshot:
         """Whether no other version competes with this one. If not, publish again even without changes
         of one's own when an earlier publish ended in an UncoordinatedWriteError.
         """
-        return self.pinned is None or self.pinned.settled
+        return self.pinned is not None and self.pinned.settled
 
 
 class Directory:

@@ -85,6 +85,7 @@ class Publisher:
         self._seen = {share.checkstring for share in servermap.shares.values()}
         base = servermap.best()
         self._base_seqnum = base.seqnum if base is not None else 0
+        self._up_to_date = {share.server.server_id for share in servermap.shares_of(base)} if base else set()
         self._share_size = share_size
         self._per_request = max(1, _MAX_REQUEST // max(1, share_size))
         self._partial = partial
@@ -146,9 +147,13 @@ class Publisher:
     # --- where shares go -----------------------------------------------------------------------------
 
     def _arbiter(self, goal: Mapping[str, set[int]]) -> StorageServer | None:
-        """Who is written first: the same server for all writers, as long as it is there."""
-        order = self._grid.permuted(self._target.storage_index)
-        return next((server for server in order if server.server_id in goal), None)
+        """Who is written first: the same server for all writers, as long as it is there. One that shows an older
+        version than others may be one that forgets, and lets everybody through.
+        """
+        order = [s for s in self._grid.permuted(self._target.storage_index) if s.server_id in goal]
+        return next(
+            (server for server in order if server.server_id in self._up_to_date), next(iter(order), None)
+        )
 
     def _known_places(self) -> dict[str, set[int]]:
         """Every share that exists, corrupt ones included, is replaced where it is."""

@@ -195,7 +195,7 @@ class ServerMap:
             what = "no shares were found"
         if self.failed or not self.answered:
             return NotEnoughServersError(f"{what}; {reach}")
-        return NotEnoughSharesError(f"{what}; {reach}")
+        return NotEnoughSharesError(f"{what}; {reach}", self.highest_seqnum())
 
 
 def _signature_end(header: Header) -> int:

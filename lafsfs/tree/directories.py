@@ -43,7 +43,8 @@ class Folder:
     `kids` maps each visible name to (cookie, inode number); cookies grow and are never reused. `snapshot` is what was
     last seen on the grid; `pending` holds the names that differ from it, `publishing` the entries on their way,
     `hidden` those that users do not see, `attempts` digests of entries that may have reached the grid without our
-    knowing, `removed` what stood under names that are to go.
+    knowing, `removed` what stood under names that are to go, `put_back` the versions of pending names that are put back
+    as they were, with what their entries are to say of that (emptied.py).
     `lock` is held while the snapshot is fetched, compared or published; names change without it, never across an await.
     """
 
@@ -58,6 +59,7 @@ class Folder:
         self.publishing: dict[bytes, bytes | None] = {}
         self.attempts: dict[bytes, set[bytes]] = {}
         self.removed: dict[bytes, Inode] = {}
+        self.put_back: dict[bytes, tuple[int, tuple[int, int]]] = {}
         self.stored_names: dict[bytes, str] = {}
         self.loaded = False
         self.kept_since: float | None = None  # Unix time of a snapshot that is not from the grid

@@ -4,13 +4,17 @@ Tahoe 1.20 reads the version that it saw first again with every attempt, whateve
 version has any content, its shares are gone by then and the attempt fails. But the content of an empty directory is
 zero bytes: no share is needed for those, and the version that Tahoe then writes holds nothing but its own entry. It
 tries four times, and waits up to 20 seconds in between.
+
+Who puts back what is missing may not know the version that was lost, only one before it. So what is put back carries
+two sequence numbers: of the version that it is from, and of the one in which it was missing. Whoever knows a version
+between the two puts back what is in that one.
 """
 
 from __future__ import annotations
 
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
-from lafsfs.tree.entries import same_object
+from lafsfs.tree.entries import same_object, was_put_back
 
 _TAHOES, _OURS = b'"tahoe"', b'"lafsfs"'  # keys of an entry's metadata
 
@@ -34,6 +38,24 @@ def dropped(before: Snapshot, after: Snapshot, empty_ago: float) -> set[str]:
         return set()
     if all(name in after.packed for name in before.packed.names()):
         return set()  # Tahoe replaced the only ones there were
+    return _missing(before, after)
+
+
+def forgotten(before: Snapshot, after: Snapshot) -> tuple[set[str], int]:
+    """The names, as stored, that are in `before` and were not put back by who put others back in or before `after`, and
+    the sequence number of the version in which they were missing; no names if who did that knew `before`, or if it
+    came later.
+    """
+    raws = (after.packed.raw(name) for name in after.packed.names())
+    marks = [mark for raw in raws if raw is not None and (mark := was_put_back(raw)) is not None]
+    known = before.version.seqnum
+    since = [(known_there, missing) for known_there, missing in marks if known < missing]
+    if not since or max(since)[0] >= known:
+        return set(), 0
+    return _missing(before, after), max(since)[1]
+
+
+def _missing(before: Snapshot, after: Snapshot) -> set[str]:
     return {name for name in before.packed.names() if not _is_there(after.packed, before.packed, name)}
 
 

@@ -109,21 +109,34 @@ def directory_cap(raw: bytes) -> bytes | None:
 
 
 def write_entry(
-    inode: Inode, stored: str, name: bytes, old_raw: bytes | None, writekey: bytes | None
+    inode: Inode,
+    stored: str,
+    name: bytes,
+    old_raw: bytes | None,
+    writekey: bytes | None,
+    put_back: tuple[int, int] | None = None,
 ) -> bytes:
-    """The entry of `inode` as it will stand on the grid; keys of other clients in the replaced entry survive."""
+    """The entry of `inode` as it will stand on the grid; keys of other clients in the replaced entry survive.
+
+    `put_back` as in emptied.py.
+    """
     assert inode.caps is not None
     old = _metadata_of(parsed(old_raw)) if old_raw is not None else None
     if old is None and inode.extra is not None:
         old = json.loads(inode.extra)
     posix = to_posix(inode.attributes, inode.alias or inode.ino, inode.nlink, inode.xattrs, _of(inode.caps))
-    mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old)
+    mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old, put_back)
     merged = merge_metadata(old, mine, time.time())
     rw, ro = inode.caps
     try:
         return child_entry(stored, understand(rw, ro, deep_immutable=False), merged, writekey)
     except FormatError:  # a cap that we cannot use is still somebody's: it stays as it was
         return make_entry(stored, ro, rw, pack_metadata(merged), writekey)
+
+
+def was_put_back(raw: bytes) -> tuple[int, int] | None:
+    """`put_back` of an entry as it was written."""
+    return posix_metadata.was_put_back(_metadata_of(parsed(raw))) if b'"back"' in raw else None
 
 
 def same_object(raw: bytes, other: bytes) -> bool:

@@ -15,7 +15,7 @@ from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
-from lafsfs.tree.emptied import dropped
+from lafsfs.tree.emptied import dropped, forgotten
 from lafsfs.tree.entries import is_directory_entry
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds for which somebody waits for news of a directory that is known already
+AFTER_OTHERS = (
+    20.0  # seconds after which a writer takes the version that he knows for the last one that there was
+)
 QUIET = 10.0  # seconds for which a grid that did not answer is not asked again for the sake of readers
 
 
@@ -37,12 +40,14 @@ class Following(Resolving):
 
     kept: KeptDirectories
     troubles: dict[int, str]
+    _torn_since: dict[int, float]  # directories of which no version can be recovered
     _dead_until: float = float("-inf")
 
     # --- asking --------------------------------------------------------------------------------------------
 
-    async def newest(self, folder: Folder) -> Snapshot:
-        """The newest version of a directory, or the newest that can be recovered, when a writer was killed.
+    async def newest(self, folder: Folder, *, writing: bool = False) -> Snapshot:
+        """The newest version of a directory, or the newest that can be recovered, when a writer was killed; for
+        `writing` also the one that is known here, when several writers left nothing that can be recovered.
 
         GridError, also when servers that may have the rest of a newer version do not answer.
         """
@@ -50,7 +55,7 @@ class Following(Resolving):
         try:
             snapshot = await when_written(folder.node.read)
         except NotEnoughSharesError as problem:
-            snapshot = await folder.node.read(older_ok=True)
+            snapshot = await self._older(folder, writing)
             if not folder.behind:
                 log.warning("an older version of a directory has to do: %s", problem)
             folder.behind = True
@@ -60,6 +65,20 @@ class Following(Resolving):
         folder.kept_since = None
         self.kept.changed(folder)
         return snapshot
+
+    async def _older(self, folder: Folder, writing: bool) -> Snapshot:
+        assert folder.node is not None
+        try:
+            return await folder.node.read(older_ok=True)
+        except NotEnoughSharesError as problem:
+            known, now = folder.snapshot, trio.current_time()
+            if not writing or known is None or problem.newest <= known.version.seqnum:
+                raise
+            since = self._torn_since.setdefault(folder.inode.ino, now)
+            # Whoever wrote the next version knew this one. Others may know a later one: they go first.
+            if problem.newest > known.version.seqnum + 1 and now - since < AFTER_OTHERS:
+                raise
+            return Snapshot(known.version, known.packed)
 
     async def _refresh(self, folder: Folder) -> None:
         """Look whether the grid has something newer. When it cannot be asked, what we have must do."""
@@ -86,6 +105,7 @@ class Following(Resolving):
     def _is_fine(self, folder: Folder) -> None:
         folder.behind = False
         self.troubles.pop(folder.inode.ino, None)
+        self._torn_since.pop(folder.inode.ino, None)
 
     async def _is_newest(self, folder: Folder, snapshot: Snapshot) -> bool:
         assert folder.node is not None
@@ -133,10 +153,15 @@ class Following(Resolving):
         ):
             return
         lost = dropped(folder.snapshot, snapshot, time.monotonic() - folder.was_empty)
+        missing = snapshot.version.seqnum
+        if not lost:
+            lost, missing = forgotten(folder.snapshot, snapshot)
         if not lost:
             return
         log.warning("another program dropped what was in a directory, as Tahoe-LAFS may; it is put back")
+        mark = folder.snapshot.version.seqnum, missing
         change = Change(cast("Tree", self))
+        back: list[bytes] = []
         for name in list(folder.kids):
             if name in folder.pending or folder.stored(name) not in lost:
                 continue
@@ -145,7 +170,9 @@ class Following(Resolving):
                 if inode is not None:
                     change.touch(inode)
                     change.point(folder, name, inode)
+                    back.append(name)
         change.commit(freeing=True)
+        folder.put_back.update((name, (folder.pending[name].version, mark)) for name in back)
 
     def adopt_same(self, folder: Folder, snapshot: Snapshot) -> None:
         """Take a snapshot in which every name leads to what it led to before, if by other capabilities."""

@@ -77,7 +77,7 @@ class DirectoryPublisher:
             if folder.inode.caps is not None and not folder.loaded:
                 await self._tree.load(folder)
             if folder.kept_since is not None:
-                self._tree.absorb(folder, await self._tree.newest(folder))
+                self._tree.absorb(folder, await self._tree.newest(folder, writing=True))
             self._moves.take_back_lost(folder)
             ready, waiting = self._split(folder)
             if waiting and not late:
@@ -184,7 +184,7 @@ class DirectoryPublisher:
                 log.info("a directory was changed by somebody else; merging")
                 crash_point("directory.collision")
                 await trio.sleep(random.uniform(0.05, 0.2) * 2**round_)
-                self._tree.absorb(folder, await self._tree.newest(folder))
+                self._tree.absorb(folder, await self._tree.newest(folder, writing=True))
                 collided = True
                 continue
             finally:
@@ -244,7 +244,9 @@ class DirectoryPublisher:
             return Sent(name, stored, pending, None, None)
         inode = self._tree.inode(pending.ino)
         keep = old if pending.base_ino == pending.ino else None
-        raw = write_entry(inode, stored, name, keep, writekey)
+        put_back = folder.put_back.get(name)
+        mark = put_back[1] if put_back is not None and put_back[0] == pending.version else None
+        raw = write_entry(inode, stored, name, keep, writekey, mark)
         return Sent(name, stored, pending, raw, inode.ino, inode.edition)
 
     def _park(self, folder: Folder, name: bytes, old: bytes | None, adding: set[Link]) -> Sent | None:
@@ -317,6 +319,8 @@ class DirectoryPublisher:
             else:
                 folder.pending[name] = pending
         folder.attempts = attempts
+        if not folder.pending:
+            folder.put_back.clear()
         for inode in finished + removed:
             inode.stored = False
             tree.inodes.drop_if_unused(inode)

@@ -66,6 +66,7 @@ class Tree(Viewing):
         self.stilled: set[int] = set()
         self._measured = {}
         self.troubles = {}
+        self._torn_since = {}
         self.lost_directories = set()  # removed by others, still known here
         self.journalled = {}  # where directories of the journal were, to be found again there
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()

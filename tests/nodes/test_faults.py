@@ -15,6 +15,7 @@ from lafsfs.errors import (
     NotEnoughServersError,
     NotEnoughSharesError,
     RollbackError,
+    UncoordinatedWriteError,
 )
 from lafsfs.formats import base32, caps
 from lafsfs.nodes.maker import NodeMaker
@@ -225,6 +226,32 @@ async def test_a_few_old_servers_do_not_matter(ten: list[StorageServer], tmp_pat
             again = other.mutable_file(node.cap)
             await again.overwrite(b"newer", None)
             assert (await again.latest()).seqnum == 3
+
+
+async def test_an_old_server_does_not_let_everybody_through(ten: list[StorageServer], tmp_path: Path) -> None:
+    """The server that all writers ask first is one that holds the newest version."""
+    three = ten[:3]
+    async with client(three, Encoding(2, 1, 3)) as maker, client(three, Encoding(2, 1, 3)) as other:
+        node = await maker.create_mutable(b"old", False)
+        first = maker._grid.permuted(index_of(node))[0]
+        forgetful = [server for server in three if server.server_id == first.server_id]
+        save(forgetful, node, tmp_path)
+        await node.overwrite(b"new", node.pinned)
+        roll_back(forgetful, node, tmp_path)
+        await answering(other, forgetful)
+        late = other.mutable_file(node.cap)
+        await late.latest()
+        base = late.pinned
+        await answering(maker, forgetful)
+        await node.latest()
+        await node.overwrite(b"newer", node.pinned)
+        roll_back(forgetful, node, tmp_path)
+        await answering(other, forgetful)
+        (path,) = share_files(forgetful[0], index_of(node)).values()
+        before = path.read_bytes()
+        with pytest.raises(UncoordinatedWriteError):
+            await late.overwrite(b"too late", base)
+        assert path.read_bytes() == before
 
 
 async def test_a_roll_back_of_everything_is_noticed(ten: list[StorageServer], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.servermap import Version
-from lafsfs.tree.emptied import dropped
+from lafsfs.tree.emptied import dropped, forgotten
 from lafsfs.tree.inodes import ROOT
 from tests.support.pairs import NEVER, agree, both
 
@@ -79,6 +80,49 @@ def test_other_changes_are_let_alone(before: Snapshot, after: Snapshot) -> None:
         assert dropped(before, after, 1.0) == set()
 
 
+def put_back(name: str, version: int, missing: int) -> dict[str, bytes]:
+    mark = b'{"lafsfs": {"back": [%d, %d]}}' % (version, missing)
+    return {name: entry(name, name.encode(), mark)}
+
+
+def test_what_who_put_others_back_did_not_know_is_found() -> None:
+    before = snapshot(5, A | B)
+    assert forgotten(before, snapshot(8, put_back("a", 4, 7) | TAHOES)) == ({"b"}, 7)
+    assert forgotten(before, snapshot(8, TAHOES | {"a": entry("a", b"old"), **put_back("c", 4, 7)})) == (
+        {"a", "b"},
+        7,
+    )
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        A | TAHOES,
+        put_back("a", 5, 7),
+        put_back("a", 6, 7),
+        put_back("a", 2, 4),
+        put_back("a", 4, 5),
+        put_back("a", 4, 7) | put_back("b", 5, 7),
+        {"a": entry("a", b"a", b'{"lafsfs": {"back": [4]}}')},
+        {"a": entry("a", b"a", b'{"lafsfs": {"back": [4, true]}}')},
+        {"a": entry("a", b"a", b'{"lafsfs": 1, "back": [4, 7]}')},
+    ],
+    ids=[
+        "nothing put back",
+        "from this version",
+        "from a later one",
+        "long ago",
+        "before this version",
+        "and then from this one",
+        "one number",
+        "no number",
+        "not ours",
+    ],
+)
+def test_what_was_known_is_not_forgotten(after: Mapping[str, bytes]) -> None:
+    assert forgotten(snapshot(5, A | B), snapshot(8, after)) == (set(), 0)
+
+
 async def tahoe_puts(nodes: NodeMaker, root: DirCap, name: str, content: bytes) -> None:
     """What Tahoe writes when the directory was empty as it began."""
     node = nodes.directory(root)
@@ -109,6 +153,31 @@ async def test_it_is_put_back(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path
         await there.write("linked", b"b")
         await agree(here, there)
         assert (await here.read("a"))[:1] == b"b"
+
+
+async def test_what_only_one_mount_knew_is_put_back(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """The first to see what is missing knows an older version than the other."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("a", b"old")
+        await here.write("b", b"b")
+        await agree(here, there)
+        node = here.tree.inode(ROOT).folder
+        assert node is not None
+        assert node.node is not None
+        assert isinstance(node.node.cap, DirCap)
+        await there.write("a", b"new")
+        await there.write("late", b"late")
+        await there.drain()
+        await tahoe_puts(nodes, node.node.cap, "tahoe's", b"t")
+        assert await here.names() == {b"a", b"b", b"tahoe's"}
+        await here.drain()
+        assert b"late" in await there.names()
+        after = await agree(here, there)
+        assert {b"a", b"b", b"late", b"tahoe's"} < after
+        contents = {await here.read(os.fsdecode(path)) for path in after}
+        assert contents == {b"old", b"new", b"b", b"late", b"t"}
 
 
 async def test_a_mount_that_cannot_write_shows_what_there_is(

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from lafsfs.config import Encoding
 from lafsfs.errors import PendingError, RollbackError
-from lafsfs.formats.caps import DirCap
 from lafsfs.formats.dirnode import Entry, make_entry
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
@@ -24,6 +22,7 @@ from lafsfs.tree.options import TreeOptions
 from tests.support.grids import client, share_files
 from tests.support.pairs import NEVER, ONCE, agree, both, look_again
 from tests.support.storage import StorageServer
+from tests.support.torn import TWO_OF_THREE, leave_half
 from tests.support.trees import Files, left_in, new_root, opened
 
 
@@ -377,7 +376,7 @@ async def _link_too(fs: Files, directory: Inode, above: str) -> None:
 
 @asynccontextmanager
 async def of_three(servers: list[StorageServer]) -> AsyncIterator[NodeMaker]:
-    async with client(servers, Encoding(2, 2, 3)) as nodes:
+    async with client(servers, TWO_OF_THREE) as nodes:
         yield nodes
 
 
@@ -394,7 +393,7 @@ async def test_a_writer_killed_in_the_middle(three: list[StorageServer], tmp_pat
             await here.write("before", b"1")
             await here.drain()
             assert await there.names() == {b"before"}
-            await _half_a_version(three, root)
+            await leave_half(three, root)
             await there.write("after", b"2")
             assert await there.names() == {b"before", b"after"}
             await there.drain()
@@ -411,31 +410,13 @@ async def test_a_directory_left_in_the_middle_can_be_opened(
         async with opened(nodes, root, tmp_path / "here", NEVER) as here:
             await here.write("before", b"1")
             await here.drain()
-    await _half_a_version(three, root)
+    await leave_half(three, root)
     async with of_three(three) as nodes, opened(nodes, root, tmp_path / "there", NEVER) as fs:
         assert await fs.names() == {b"before"}
         assert "older version" in caplog.text
         await fs.unlink("before")
         await fs.drain()
         assert await fs.names() == set()
-
-
-async def _half_a_version(servers: list[StorageServer], root: DirCap) -> None:
-    """Leave one share of the next version, as a writer that is killed between two servers does."""
-    storage_index = root.storage_index
-    assert storage_index is not None
-    kept = {path: path.read_bytes() for server in servers[1:] for path in _shares(server, storage_index)}
-    async with of_three(servers) as nodes:
-        directory = nodes.directory(root)
-        snapshot = await directory.read()
-        entry = make_entry("half", b"URI:LIT:me", b"", b"{}", directory.writekey)
-        await directory.publish(snapshot, snapshot.packed.with_changes({"half": entry}))
-    for server in servers[1:]:
-        server.stop()
-    for path, data in kept.items():
-        path.write_bytes(data)
-    for server in servers[1:]:
-        server.start()
 
 
 def _shares(server: StorageServer, storage_index: bytes) -> list[Path]:

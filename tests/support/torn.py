@@ -1,0 +1,60 @@
+"""Versions of a directory that did not get to all servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lafsfs.config import Encoding
+from lafsfs.formats.caps import DirCap
+from lafsfs.formats.dirnode import make_entry
+from tests.support.grids import client, share_files
+from tests.support.many import start_all
+from tests.support.storage import StorageServer
+
+TWO_OF_THREE = Encoding(2, 2, 3)
+
+
+async def leave_half(servers: Sequence[StorageServer], root: DirCap) -> None:
+    """Leave one share of the next version, as a writer that is killed between two servers does."""
+    before = _shares(servers[1:], root)
+    await _publish(servers, root)
+    _put_back(servers[1:], before)
+
+
+async def leave_torn(servers: Sequence[StorageServer], root: DirCap, later: int = 0) -> None:
+    """Leave one share each of different next versions: none of them can be recovered. With `later` other versions were
+    complete before them, which nobody saw.
+    """
+    for _ in range(later):
+        await _publish(servers, root)
+    before = _shares(servers, root)
+    torn: dict[Path, bytes] = {}
+    for server in servers:
+        await _publish(servers, root)
+        torn |= _shares([server], root)
+        _put_back(servers, before)
+    _put_back(servers, torn)
+
+
+async def _publish(servers: Sequence[StorageServer], root: DirCap) -> None:
+    """Publish another version, as a client that remembers nothing."""
+    async with client(servers, TWO_OF_THREE) as nodes:
+        directory = nodes.directory(root)
+        snapshot = await directory.read()
+        entry = make_entry("half", b"URI:LIT:me", b"", b"{}", directory.writekey)
+        await directory.publish(snapshot, snapshot.packed.with_changes({"half": entry}))
+
+
+def _shares(servers: Sequence[StorageServer], root: DirCap) -> dict[Path, bytes]:
+    assert root.storage_index is not None
+    files = (path for server in servers for path in share_files(server, root.storage_index).values())
+    return {path: path.read_bytes() for path in files}
+
+
+def _put_back(servers: Sequence[StorageServer], shares: dict[Path, bytes]) -> None:
+    for server in servers:
+        server.stop()
+    for path, data in shares.items():
+        path.write_bytes(data)
+    start_all(servers)
