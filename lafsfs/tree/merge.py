@@ -12,6 +12,10 @@ from lafsfs.tree.entries import same_object
 
 _UNPLAIN = re.compile(r"[^A-Za-z0-9._-]")
 _LABEL_MAX = 64
+_MARK = re.compile(rb"\.conflict-[A-Za-z0-9._-]+-\d{8}T\d{6}(-\d+)?$")
+
+PARKED = b".lafsfs-moving-"
+"""Temporary names of moved objects begin with this (reachability.py)."""
 
 
 class Verdict(enum.Enum):
@@ -39,11 +43,16 @@ def decide(
 
 
 def conflict_name(name: bytes, label: str, when: float, taken: Callable[[bytes], bool]) -> bytes:
-    """`a.txt` -> `a.conflict-<label>-<time>.txt`: the extension stays last, the result is free and fits."""
+    """`a.txt` -> `a.conflict-<label>-<time>.txt`: the extension stays last, the result is free and fits. A conflict
+    copy of a conflict copy says so once.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(when))
-    stem, dot, extension = name.rpartition(b".")
+    if name.startswith(PARKED):
+        name = b"moved"
+    stem, dot, extension = (_MARK.sub(b"", name) or name).rpartition(b".")
     if not stem or len(extension) > 16:
-        stem, dot, extension = name, b"", b""
+        stem, dot, extension = stem + dot + extension, b"", b""
+    stem = _MARK.sub(b"", stem) or stem
     who = _UNPLAIN.sub("_", label)[:_LABEL_MAX]
     number = 0
     while True:

@@ -20,7 +20,7 @@ from lafsfs.tree.directories import Folder, Pending
 from lafsfs.tree.entries import parsed, see
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
-from lafsfs.tree.merge import conflict_name
+from lafsfs.tree.merge import PARKED, conflict_name
 
 if TYPE_CHECKING:
     from lafsfs.tree.merging import Merging
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
-
-PARKED = b".lafsfs-moving-"
-"""Temporary names of moved objects begin with this (reachability.py)."""
 
 MOST = 3
 """A directory is taken back so often; after that the name that it was moved from just stays."""

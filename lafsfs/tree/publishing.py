@@ -20,8 +20,9 @@ from lafsfs.tree.entries import parsed, write_entry
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.links import Link
+from lafsfs.tree.merge import PARKED
 from lafsfs.tree.merging import Merging
-from lafsfs.tree.moves import PARKED, Moves
+from lafsfs.tree.moves import Moves
 from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.reachability import Reachability, kept_for
 from lafsfs.tree.removals import Removals

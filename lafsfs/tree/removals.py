@@ -22,7 +22,7 @@ from lafsfs.tree.change import Change
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
-from lafsfs.tree.merge import conflict_name
+from lafsfs.tree.merge import PARKED, conflict_name
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -155,8 +155,10 @@ def _in_table(tree: Tree, inode: Inode) -> Inode:
 def keep_linked(
     tree: Tree, folder: Folder, name: bytes, inode: Inode, changed: Collection[Inode] = ()
 ) -> None:
-    """Somebody removed or replaced what we are changing: it keeps its name, or gets another one if that is taken."""
-    if name in folder.kids:
+    """Somebody removed or replaced what we are changing: it keeps its name, or gets another one if that is taken, or
+    was a temporary one.
+    """
+    if name in folder.kids or name.startswith(PARKED):
         name = conflict_name(name, tree.options.label, time.time(), folder.kids.__contains__)
         bring_back(tree, folder, name, inode, changed)
         tree.note_conflict(inode)

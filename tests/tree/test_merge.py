@@ -107,6 +107,12 @@ STAMP = "20231114T221320"
         (b"a.tar.gz", f"a.tar.conflict-me-{STAMP}.gz"),
         (b"a.", f"a.conflict-me-{STAMP}."),
         (b"a.a sentence, no extension", f"a.a sentence, no extension.conflict-me-{STAMP}"),
+        (b"a.conflict-you-20200101T000000.txt", f"a.conflict-me-{STAMP}.txt"),
+        (b"a.conflict-you-20200101T000000-12", f"a.conflict-me-{STAMP}"),
+        (b"a.conflict-you-20200101T000000.conflict-he-20200101T000001.c", f"a.conflict-me-{STAMP}.c"),
+        (b".conflict-you-20200101T000000", f".conflict-you-20200101T000000.conflict-me-{STAMP}"),
+        (b"a.conflict-you", f"a.conflict-me-{STAMP}.conflict-you"),
+        (b".lafsfs-moving-1f", f"moved.conflict-me-{STAMP}"),
     ],
 )
 def test_conflict_names(name: bytes, copy: str) -> None:
