@@ -126,14 +126,16 @@ class NotEnoughSharesError(GridError):
     """All servers answered, and fewer than k good shares exist: the content cannot be recovered from them.
 
     `newest`: the highest sequence number of which there is any share; 0 if there is none, or nothing that can change.
+    `state`: stays the same as long as no server shows anything else.
     """
 
     errno = errno.EIO
     exit_code = 11
 
-    def __init__(self, message: str, newest: int = 0) -> None:
+    def __init__(self, message: str, newest: int = 0, state: bytes = b"") -> None:
         super().__init__(message)
         self.newest = newest
+        self.state = state
 
 
 class RollbackError(GridError):

@@ -26,11 +26,14 @@ _READ_ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The contents of one version. Keeps what a publish against it needs."""
+    """The contents of one version. Keeps what a publish against it needs. `torn`: it cannot be read from the servers
+    any more, nor can a newer one; this is the state that they were in.
+    """
 
     version: Version
     packed: Packed = field(repr=False)
     pinned: Pinned | None = field(default=None, repr=False, compare=False)
+    torn: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def settled(self) -> bool:
@@ -98,7 +101,8 @@ class Directory:
         slot = self._source
         data = await pack(packed)
         if base is None or base.pinned is None:
-            pinned = await slot.replace_nothing(BytesContents(data))
+            state = base.torn if base is not None else None
+            pinned = await slot.replace_nothing(BytesContents(data), state)
         else:
             pinned = await slot.overwrite(base.pinned.header, base.pinned.servermap, BytesContents(data))
         return Snapshot(pinned.version, packed, pinned)

@@ -206,14 +206,14 @@ class MutableSlot:
         k, n = (base.k, base.n) if base is not None else (encoding.k, encoding.n)
         return await self._publish_all(servermap, contents, k, n)
 
-    async def replace_nothing(self, contents: Contents) -> Pinned:
+    async def replace_nothing(self, contents: Contents, state: bytes | None = None) -> Pinned:
         """Publish where no version is recoverable, whatever remains of earlier ones.
 
-        UncoordinatedWriteError when there is a recoverable version after all; NotEnoughServersError when
-        servers do not answer, which might hold one.
+        UncoordinatedWriteError when there is a recoverable version after all, or the servers do not show the `state`
+        (of a ServerMap) that was expected; NotEnoughServersError when servers do not answer, which might hold one.
         """
         found = await self._survey(Mode.ALL, READ_HEAD)
-        if found.best() is not None:
+        if found.best() is not None or state not in (None, found.state()):
             raise UncoordinatedWriteError("there is a version that was not known")
         if found.failed:
             raise NotEnoughServersError("servers that may hold the newest version do not answer")

@@ -85,7 +85,8 @@ class Publisher:
         self._seen = {share.checkstring for share in servermap.shares.values()}
         base = servermap.best()
         self._base_seqnum = base.seqnum if base is not None else 0
-        self._up_to_date = {share.server.server_id for share in servermap.shares_of(base)} if base else set()
+        newest = self._base_seqnum or servermap.highest_seqnum()
+        self._up_to_date = {s.server.server_id for s, header in servermap.good() if header.seqnum >= newest}
         self._share_size = share_size
         self._per_request = max(1, _MAX_REQUEST // max(1, share_size))
         self._partial = partial

@@ -6,6 +6,7 @@ corrupt, with the bytes they begin with, so that the next publish can replace th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -160,6 +161,13 @@ class ServerMap:
         """The highest sequence number of any good share, recoverable or not; 0 if there are none."""
         return max((header.seqnum for _, header in self.good()), default=0)
 
+    def state(self) -> bytes:
+        """A digest of which server holds what; another one when anything is written."""
+        whole = hashlib.blake2b(digest_size=16)
+        for (server_id, shnum), share in sorted(self.shares.items(), key=lambda item: item[0]):
+            whole.update(repr((server_id, shnum, share.checkstring)).encode())
+        return whole.digest()
+
     def unrecoverable_newer(self) -> list[Header]:
         """Versions with a higher sequence number than the best one, of which there are too few shares."""
         best = self.best()
@@ -195,7 +203,7 @@ class ServerMap:
             what = "no shares were found"
         if self.failed or not self.answered:
             return NotEnoughServersError(f"{what}; {reach}")
-        return NotEnoughSharesError(f"{what}; {reach}", self.highest_seqnum())
+        return NotEnoughSharesError(f"{what}; {reach}", self.highest_seqnum(), self.state())
 
 
 def _signature_end(header: Header) -> int:

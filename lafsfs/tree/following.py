@@ -13,6 +13,7 @@ import trio
 from lafsfs.errors import GridError, NotEnoughSharesError, RollbackError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
+from lafsfs.tree import torn
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.emptied import dropped, forgotten
@@ -22,6 +23,7 @@ from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.removals import keep_linked
 from lafsfs.tree.resolving import Resolving
+from lafsfs.tree.torn import Torn
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -40,7 +42,7 @@ class Following(Resolving):
 
     kept: KeptDirectories
     troubles: dict[int, str]
-    _torn_since: dict[int, float]  # directories of which no version can be recovered
+    torn: Torn
     _dead_until: float = float("-inf")
 
     # --- asking --------------------------------------------------------------------------------------------
@@ -49,13 +51,17 @@ class Following(Resolving):
         """The newest version of a directory, or the newest that can be recovered, when a writer was killed; for
         `writing` also the one that is known here, when several writers left nothing that can be recovered.
 
-        GridError, also when servers that may have the rest of a newer version do not answer.
+        GridError, also when servers that may have the rest of a newer version do not answer, and for `writing` as long
+        as somebody may still be at work on a newer version.
         """
         assert folder.node is not None
         try:
             snapshot = await when_written(folder.node.read)
         except NotEnoughSharesError as problem:
-            snapshot = await self._older(folder, writing)
+            still = self.torn.still(folder.inode.ino, problem.state) if writing else 0.0
+            if writing and still < torn.STILL:
+                raise
+            snapshot = await self._older(folder, problem, still if writing else None)
             if not folder.behind:
                 log.warning("an older version of a directory has to do: %s", problem)
             folder.behind = True
@@ -66,19 +72,24 @@ class Following(Resolving):
         self.kept.changed(folder)
         return snapshot
 
-    async def _older(self, folder: Folder, writing: bool) -> Snapshot:
+    async def _older(self, folder: Folder, newer: NotEnoughSharesError, still: float | None) -> Snapshot:
+        """A version to go on from; `still` is for how long the servers showed the same, None for readers."""
         assert folder.node is not None
         try:
-            return await folder.node.read(older_ok=True)
-        except NotEnoughSharesError as problem:
-            known, now = folder.snapshot, trio.current_time()
-            if not writing or known is None or problem.newest <= known.version.seqnum:
+            snapshot = await folder.node.read(older_ok=True)
+        except NotEnoughSharesError:
+            known = folder.snapshot
+            if still is None or known is None or newer.newest <= known.version.seqnum:
                 raise
-            since = self._torn_since.setdefault(folder.inode.ino, now)
             # Whoever wrote the next version knew this one. Others may know a later one: they go first.
-            if problem.newest > known.version.seqnum + 1 and now - since < AFTER_OTHERS:
+            if newer.newest > known.version.seqnum + 1 and still < torn.AFTER_OTHERS:
                 raise
-            return Snapshot(known.version, known.packed)
+            return Snapshot(known.version, known.packed, torn=newer.state)
+        if still is not None and (
+            snapshot.pinned is None or snapshot.pinned.servermap.state() != newer.state
+        ):
+            raise newer
+        return snapshot
 
     async def _refresh(self, folder: Folder) -> None:
         """Look whether the grid has something newer. When it cannot be asked, what we have must do."""
@@ -105,7 +116,7 @@ class Following(Resolving):
     def _is_fine(self, folder: Folder) -> None:
         folder.behind = False
         self.troubles.pop(folder.inode.ino, None)
-        self._torn_since.pop(folder.inode.ino, None)
+        self.torn.mended(folder.inode.ino)
 
     async def _is_newest(self, folder: Folder, snapshot: Snapshot) -> bool:
         assert folder.node is not None

@@ -77,7 +77,7 @@ class DirectoryPublisher:
                 return Progress(False, False, False)
             if folder.inode.caps is not None and not folder.loaded:
                 await self._tree.load(folder)
-            if folder.kept_since is not None:
+            if folder.kept_since is not None or folder.behind:
                 self._tree.absorb(folder, await self._tree.newest(folder, writing=True))
             self._moves.take_back_lost(folder)
             ready, waiting = self._split(folder)

@@ -41,6 +41,7 @@ from lafsfs.tree.sealing import state_key, subkey
 from lafsfs.tree.staging import StagingArea
 from lafsfs.tree.status import TreeStatus, status_of
 from lafsfs.tree.syncing import Syncer
+from lafsfs.tree.torn import Torn
 from lafsfs.tree.viewing import Viewing
 from lafsfs.tree.walking import Walks
 from lafsfs.tree.xattrs import ExtendedAttributes
@@ -66,7 +67,7 @@ class Tree(Viewing):
         self.stilled: set[int] = set()
         self._measured = {}
         self.troubles = {}
-        self._torn_since = {}
+        self.torn = Torn()
         self.lost_directories = set()  # removed by others, still known here
         self.journalled = {}  # where directories of the journal were, to be found again there
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()

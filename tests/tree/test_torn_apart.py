@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lafsfs.errors import PendingError
-from lafsfs.tree import following
+from lafsfs.tree import torn
 from tests.support.grids import client
 from tests.support.pairs import NEVER
 from tests.support.storage import StorageServer
@@ -45,7 +45,7 @@ async def test_who_knows_an_older_version_lets_others_go_first(
             await here.write("after", b"2")
             with pytest.raises(PendingError):
                 await here.tree.drain(3.0)
-            monkeypatch.setattr(following, "AFTER_OTHERS", 0.0)
+            monkeypatch.setattr(torn, "AFTER_OTHERS", 0.0)
             await here.drain()
     async with client(three, TWO_OF_THREE) as fresh, opened(fresh, root, tmp_path / "fresh") as fs:
         assert await fs.names() == {b"before", b"after"}
