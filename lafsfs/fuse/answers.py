@@ -15,6 +15,7 @@ from pyfuse3 import EntryAttributes, FUSEError
 
 from lafsfs.errors import LafsError, NoSpaceError
 from lafsfs.fuse.interrupts import Interrupts
+from lafsfs.tree import cap_attributes
 from lafsfs.tree.attributes import BLOCK
 from lafsfs.tree.inodes import Inline, Inode
 from lafsfs.tree.tree import Tree
@@ -39,7 +40,7 @@ class HasTree(Protocol):
 
 
 def answered(
-    at_hand: Callable[[Tree, Any], bool],
+    at_hand: Callable[[Tree, tuple[Any, ...]], bool],
 ) -> Callable[
     [Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]],
     Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
@@ -47,8 +48,8 @@ def answered(
     """A request handler that raises nothing but FUSEError: whatever goes wrong is answered, never ends the mount.
 
     EINTR when the caller was interrupted while the handler waited. The means for that cost more than most handlers do,
-    so they are left out when `at_hand`, asked with the handler's first argument, says that nothing will have to be
-    waited for.
+    so they are left out when `at_hand`, asked with the handler's arguments, says that nothing will have to be waited
+    for.
     """
 
     def decorate(
@@ -60,7 +61,7 @@ def answered(
             tree.last_request = trio.current_time()
             try:
                 full: NoSpaceError | None = None
-                if at_hand(tree, args[0]):
+                if at_hand(tree, args):
                     try:
                         return await handler(self, *args, **kwargs)
                     except NoSpaceError as problem:
@@ -104,36 +105,41 @@ async def _patiently(
         del requests[scope]
 
 
-def fresh(tree: Tree, ino: int) -> bool:
+def fresh(tree: Tree, args: tuple[Any, ...]) -> bool:
     """Whether the names in a directory are at hand, as new as they have to be."""
-    inode = tree.inodes.get(ino)
+    inode = tree.inodes.get(args[0])
     return inode is not None and inode.folder is not None and tree.is_fresh(inode.folder)
 
 
-def local(tree: Tree, what: object) -> bool:
+def local(tree: Tree, args: tuple[Any, ...]) -> bool:
     """What is asked for is always at hand."""
     return True
 
 
-def remote(tree: Tree, what: object) -> bool:
+def remote(tree: Tree, args: tuple[Any, ...]) -> bool:
     """What is asked for may be on the grid only."""
     return False
 
 
-def unpublished(tree: Tree, handle: int) -> bool:
+def unpublished(tree: Tree, args: tuple[Any, ...]) -> bool:
     """Whether a content is small and not on the grid yet."""
-    return isinstance(tree.files.inode_of(handle).content, Inline)
+    return isinstance(tree.files.inode_of(args[0]).content, Inline)
 
 
-def free(tree: Tree, handle: int) -> bool:
+def free(tree: Tree, args: tuple[Any, ...]) -> bool:
     """Whether nobody else is changing a content."""
-    return not tree.files.is_changing(tree.files.inode_of(handle))
+    return not tree.files.is_changing(tree.files.inode_of(args[0]))
 
 
-def known(tree: Tree, ino: int) -> bool:
+def known(tree: Tree, args: tuple[Any, ...]) -> bool:
     """Whether the attributes of an inode are at hand: those of mutable files on the grid are not."""
-    inode = tree.inodes.get(ino)
+    inode = tree.inodes.get(args[0])
     return inode is None or inode.content is not None or inode.caps is None or not tree.is_mutable(inode)
+
+
+def ordinary(tree: Tree, args: tuple[Any, ...]) -> bool:
+    """Whether an extended attribute is none of those that may have to be asked for on the grid."""
+    return args[1] not in cap_attributes.NAMES
 
 
 def entry(inode: Inode, timeout: float) -> EntryAttributes:

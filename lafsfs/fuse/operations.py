@@ -24,7 +24,18 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from lafsfs.fuse.answers import answered, entry, free, fresh, known, local, remote, statvfs, unpublished
+from lafsfs.fuse.answers import (
+    answered,
+    entry,
+    free,
+    fresh,
+    known,
+    local,
+    ordinary,
+    remote,
+    statvfs,
+    unpublished,
+)
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
 from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.fuse.streams import Streams
@@ -157,7 +168,7 @@ class Operations(pyfuse3.Operations):
         total, free = self.tree.nodes.space()
         return statvfs(total, free, len(self.tree.inodes))
 
-    @answered(remote)
+    @answered(ordinary)
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         target = self.tree.inode(inode)
 
@@ -166,14 +177,14 @@ class Operations(pyfuse3.Operations):
 
         self.tree.xattrs.set(target, name, value, keeps_set_gid=keeps_set_gid)
 
-    @answered(remote)
+    @answered(ordinary)
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         target = self.tree.inode(inode)
         if name in cap_attributes.NAMES:
             return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
         return self.tree.xattrs.get(target, name)
 
-    @answered(remote)
+    @answered(local)
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         target = self.tree.inode(inode)
         if not target.xattrs:
@@ -181,7 +192,7 @@ class Operations(pyfuse3.Operations):
         privileged = has_capability(ctx, CAP_SYS_ADMIN)
         return [XAttrNameT(name) for name in self.tree.xattrs.names(target, privileged=privileged)]
 
-    @answered(remote)
+    @answered(local)
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self.tree.xattrs.remove(self.tree.inode(inode), name)
 

@@ -37,6 +37,10 @@ class Attributes(NamedTuple):
     def is_regular(self) -> bool:
         return stat.S_ISREG(self.mode)
 
+    def stamped(self, mtime: int, ctime: int) -> Attributes:
+        """The same with these times. (Every change of a name does this; `_replace` takes twice as long.)"""
+        return Attributes(*self[:6], mtime, ctime, self[8])
+
 
 def bounded(time_ns: int) -> int:
     """The nearest time that can be kept."""

@@ -20,8 +20,6 @@ from lafsfs.tree.staging import StagedFile
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
-_WAKING = {"content", "caps"}  # names may have waited for these: their directories are told
-
 
 class Change:
     """Collects what one operation changes."""
@@ -33,7 +31,7 @@ class Change:
         self._data: dict[int, bytes] = {}
         self._unfolded: set[int] = set()
         self._meta: dict[str, object | None] = {}
-        self._retires = False
+        self._frees = False  # whether unpublished content is given up: that must be possible on a full disk
         self._after: list[Callable[[], None]] = []
 
     # --- collecting ----------------------------------------------------------------------------------
@@ -54,7 +52,14 @@ class Change:
         """mtime and ctime are now: the content, or the names of a directory, changed."""
         t = now()
         for inode in inodes:
-            self.touch(inode, mtime=t, ctime=t)
+            self.stamp_at(inode, t)
+
+    def stamp_at(self, inode: Inode, t: int) -> None:
+        """As `stamp`, at the time `t`."""
+        ctime = t if inode.nlink <= 1 else max(t, inode.attributes.ctime + 1)  # as in `touch`
+        fields = self._fields.setdefault(inode, {})
+        before: Attributes = fields.get("attributes", inode.attributes)
+        fields["attributes"] = before.stamped(t, ctime)
 
     def count_links(self, inode: Inode, difference: int) -> None:
         self._set(inode, "nlink", self.nlink(inode) + difference)
@@ -96,7 +101,7 @@ class Change:
 
     def retire(self, log: StagedFile) -> None:
         """Give up a log that no row names after this change."""
-        self._retires = True
+        self._frees = True
         self._after.append(partial(self._tree.staging.retire, log))
 
     def meta(self, key: str, value: object | None) -> None:
@@ -113,35 +118,29 @@ class Change:
 
         `freeing`: it is a step of publishing, which must be possible on a full disk.
         """
-        batch = Batch()
-        batch.meta.update(self._meta)
+        batch = Batch(self._meta)
         self._spread()
         pendings = self._plan_edges(batch)
         previous = self._assign()
         try:
             self._rows(batch, pendings)
-            self._tree.journal.commit(batch, freeing=freeing or self._frees())
+            self._tree.journal.commit(batch, freeing=freeing or self._frees)
         except BaseException:
-            for inode, fields in previous:
-                for field, value in fields.items():
-                    setattr(inode, field, value)
+            for inode, field, value in previous:
+                setattr(inode, field, value)
             raise
         self._show(pendings)
         for action in self._after:
             action()
 
-    def _frees(self) -> bool:
-        """Whether unpublished content is given up: that must be possible on a full disk."""
-        return self._retires or any(
-            inode.nlink <= 0 or fields.get("content", True) is None for inode, fields in self._fields.items()
-        )
-
     def _spread(self) -> None:
         """Changed attributes are kept in the parents' edges: those differ from the grid now, too."""
         table = self._tree.inodes
         for inode, fields in list(self._fields.items()):
-            if inode.ino == ROOT or (inode.pending >= len(inode.links) and not fields.keys() & _WAKING):
-                continue  # or all of them differ already, and are sent as the inode is then
+            if not inode.links or inode.ino == ROOT:
+                continue
+            if inode.pending >= len(inode.links) and not _may_be_waited_for(inode, fields):
+                continue  # all of them differ already, and are sent as the inode is then
             for directory, name in inode.links:
                 parent = table.get(directory)
                 folder = parent.folder if parent is not None else None
@@ -181,42 +180,55 @@ class Change:
             planned.append((folder, name, inode, pending))
         return planned
 
-    def _assign(self) -> list[tuple[Inode, dict[str, Any]]]:
-        previous: list[tuple[Inode, dict[str, Any]]] = []
+    def _assign(self) -> list[tuple[Inode, str, Any]]:
+        """Show the new values; what they were before."""
+        previous: list[tuple[Inode, str, Any]] = []
         for inode, fields in self._fields.items():
-            previous.append((inode, {field: getattr(inode, field) for field in fields}))
             for field, value in fields.items():
+                previous.append((inode, field, getattr(inode, field)))
                 setattr(inode, field, value)
         return previous
 
     def _rows(self, batch: Batch, planned: list[tuple[Folder, bytes, Inode | None, Pending | None]]) -> None:
         for inode, fields in self._fields.items():
             if inode.nlink <= 0:
+                self._frees = True
                 self._row_of_removed(batch, inode)
                 continue
             if not fields and inode.stored:
                 continue
             batch.objects[inode.ino] = inode.row()
+            if "content" not in fields:
+                continue
+            self._frees = self._frees or inode.content is None
             if inode.ino in self._data:
                 batch.contents[inode.ino] = self._data[inode.ino]
-            elif inode.ino in self._unfolded:
-                continue
-            elif "content" in fields and not isinstance(inode.content, Inline):
+            elif not isinstance(inode.content, Inline) and inode.ino not in self._unfolded:
                 batch.contents[inode.ino] = None
 
     def _row_of_removed(self, batch: Batch, inode: Inode) -> None:
-        if next(moved_out(self._tree.inodes, inode), None) is not None:
+        if self._is_needed(inode):
             # The grid's entry must stay until what was moved out can be reached elsewhere (reachability.py).
             batch.objects[inode.ino] = inode.row()
             return
         batch.contents[inode.ino] = None
+        if inode.folder is None:
+            batch.objects[inode.ino] = None
+            return
         for directory in removed_below(self._tree.inodes, inode):
             forget_directory(directory, batch)
+
+    def _is_needed(self, removed: Inode) -> bool:
+        """Whether something was moved out of a removed directory that the grid still has there."""
+        folder = removed.folder
+        if folder is None or not folder.pending:
+            return False
+        return next(moved_out(self._tree.inodes, removed), None) is not None
 
     def _show(self, planned: list[tuple[Folder, bytes, Inode | None, Pending | None]]) -> None:
         tree = self._tree
         for inode, fields in self._fields.items():
-            inode.stored = inode.nlink > 0 or next(moved_out(tree.inodes, inode), None) is not None
+            inode.stored = inode.nlink > 0 or self._is_needed(inode)
             if "content" in fields or "caps" in fields:
                 inode.version += 1
             if "content" in fields or inode.nlink <= 0:
@@ -241,6 +253,15 @@ class Change:
                 tree.publisher.file_changed(inode)  # its job may have ended while it had no name
         for folder in folders:
             tree.publisher.directory_changed(folder)
+
+
+def _may_be_waited_for(inode: Inode, fields: dict[str, Any]) -> bool:
+    """Whether names may have waited for the new values: their directories are told. They wait until a content is on
+    the grid, so one unpublished content in the place of another is nothing to them.
+    """
+    if "content" in fields:
+        return "caps" in fields or inode.content is None or fields["content"] is None
+    return "caps" in fields
 
 
 def attempts_key(directory: int) -> str:

@@ -235,8 +235,10 @@ class Files:
             self._tree.kernel.inode_changed(file.inode.ino, content=True)
 
     def _check_size(self, inode: Inode, size: int) -> None:
-        """EFBIG for a file, sparse or not, that all servers together could not take: holes take space there."""
-        if size <= inode.attributes.size:
+        """EFBIG for a file, sparse or not, that all servers together could not take: holes take space there. (A small
+        one is not worth the question.)
+        """
+        if size <= inode.attributes.size or size <= INLINE_MAX:
             return
         room, _ = self._tree.nodes.space()
         if size > SIZE_MAX or (room and size > room):
@@ -295,11 +297,8 @@ class Files:
         change = Change(self._tree)
         self._tree.publisher.mutable.note_base(change, inode)
         change.content(inode, Inline(data))
-        if times:
-            change.touch(inode, size=len(data), **times)
-        else:
-            change.touch(inode, size=len(data))
-            change.stamp(inode)
+        t = now()
+        change.touch(inode, size=len(data), **(times or {"mtime": t, "ctime": t}))
         old = inode.content
         if isinstance(old, Staged):
             change.retire(old.file)

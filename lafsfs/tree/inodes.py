@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,7 @@ class Inode:
 
     @property
     def is_dir(self) -> bool:
-        return self.attributes.is_dir
+        return stat.S_ISDIR(self.attributes[0])
 
     @property
     def read_cap(self) -> bytes:
@@ -159,7 +160,7 @@ class Inode:
             content = ["s", file.name, file.first_size, file.first_limit, file.length]
         parent = (self.first_link or self.hint) if self.is_dir else None
         return [
-            list(self.attributes),
+            self.attributes,
             self.nlink,
             self.xattrs,
             self.extra,

@@ -52,11 +52,11 @@ _SLICE = 128  # records that one step of tidying looks at
 class Batch:
     """Rows to change in one transaction. None deletes."""
 
-    def __init__(self) -> None:
+    def __init__(self, meta: dict[str, object | None] | None = None) -> None:
         self.objects: dict[int, Sequence[Any] | None] = {}  # rows of inodes (Inode.row)
         self.contents: dict[int, bytes | None] = {}
         self.edges: dict[tuple[int, bytes], EdgeRow | None] = {}
-        self.meta: dict[str, object | None] = {}
+        self.meta: dict[str, object | None] = {} if meta is None else meta
 
 
 class Journal:
@@ -193,7 +193,7 @@ class Journal:
 
     def starved(self) -> bool:
         """Whether the disk has no space for anything but publishing. In any thread."""
-        return self._reserve.missing(self._index.count)
+        return self._reserve.gone and self._reserve.missing(self._index.count)
 
     # --- the disk ------------------------------------------------------------------------------------
 

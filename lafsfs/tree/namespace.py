@@ -93,7 +93,7 @@ class Namespace:
             inode.born = directory.ino, name
         else:
             change.content(inode, Inline(target))
-        change.touch(directory, mtime=attributes.mtime, ctime=attributes.mtime)
+        change.stamp_at(directory, attributes.mtime)
         change.point(folder, name, inode)
         change.commit()
         return inode
@@ -211,6 +211,7 @@ class Namespace:
         self._tree.check_changeable(source)
         self._tree.check_changeable(target)
         old = self._tree.resolve(target, name2)
+        waits = old is not None
         if old is not None and old.is_dir and not flags:
             if self._child(source, name).is_dir and old is not self._child(source, name):
                 await self._check_empty(old)
@@ -220,8 +221,9 @@ class Namespace:
             await self._tree.syncer.sync_content(self._child(source, name))
             old = self._tree.resolve(target, name2)
         inode = self._child(source, name)
-        self._tree.check_changeable(source)
-        self._tree.check_changeable(target)
+        if waits:
+            self._tree.check_changeable(source)
+            self._tree.check_changeable(target)
         if not (self._tree.kernel.knows(parent, name) and self._tree.kernel.knows(parent2, name2)):
             # It would go on with what it believes to have moved. Now it looks at both names and comes again.
             raise error(errno.ESTALE)

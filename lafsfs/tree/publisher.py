@@ -88,10 +88,12 @@ class Publisher:
 
     def directory_changed(self, folder: Folder) -> None:
         """Names, or what they lead to, differ from the grid."""
-        ino = folder.inode.ino
+        ino, delay = folder.inode.ino, self._tree.options.publish_delay
+        if self.directories.waits(ino, self._tree.last_request + delay):
+            return  # as nearly always when a program works in a directory
         if not folder.pending and folder.inode.caps is not None and self.directories.get(ino) is None:
             return
-        due = trio.current_time() + self._tree.options.publish_delay
+        due = trio.current_time() + delay
         self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)
 
     def reconsider(self, folder: Folder) -> None:

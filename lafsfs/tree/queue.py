@@ -104,6 +104,11 @@ class Queue:
         self._push(job)
         return job
 
+    def waits(self, key: int, until: float) -> bool:
+        """Whether there is a job that will be started by itself, due at `until` at the latest."""
+        job = self._jobs.get(key)
+        return job is not None and job.due <= until and not (job.running or job.parked or self._hurried)
+
     def hurry(self) -> None:
         """From now until `relax`, nothing waits for its time; failed jobs are tried at once, then every second."""
         self._hurried += 1

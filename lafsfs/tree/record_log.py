@@ -272,6 +272,11 @@ class RecordLog:
         self.segments, self._doomed, self._mark_fd = {}, [], -1
 
 
+def in_one_segment(reference: int, other: int) -> bool:
+    """Whether two records are in the same segment."""
+    return reference >> _POSITION_BITS == other >> _POSITION_BITS
+
+
 def _synced(segment: Segment, end: int, mark: Mark | None, last: bool) -> int:
     """How much of a segment the disk must have. Without a mark: all of it, but for a torn end."""
     if mark is None:

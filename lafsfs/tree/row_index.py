@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lafsfs.errors import JournalError
-from lafsfs.tree.record_log import RecordLog
+from lafsfs.tree.record_log import RecordLog, in_one_segment
 from lafsfs.tree.rows import CONTENT, EDGE, META, OBJECT, Row, name_in_edge, rows_of
 
 _SIZE_BITS = 32  # a content's place is reference << 32 | size
@@ -99,6 +99,8 @@ class RowIndex:
             self.metas[name] = place
 
     def _move(self, old: int | None, new: int | None) -> None:
+        if old is not None and new is not None and in_one_segment(old, new):
+            return  # as nearly always
         if old is not None:
             self._log.segment_of(old).live -= 1
         if new is not None:

@@ -79,7 +79,7 @@ def pack_object(fields: Sequence[Any]) -> bytes:
         else:
             bare = caps is None and parent is None and born is None
             return fixed if bare else fixed + _rest(caps, parent, born)
-    return bytes((_FREE,)) + cbor2.dumps(list(fields))
+    return bytes((_FREE,)) + cbor2.dumps([list(attributes), *fields[1:]])
 
 
 def unpack_object(payload: bytes) -> list[Any]:
