@@ -59,6 +59,7 @@ def answered(
         async def wrapper(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
             tree = self.tree
             tree.last_request = trio.current_time()
+            tree.requests += 1
             try:
                 full: NoSpaceError | None = None
                 if at_hand(tree, args):

@@ -48,8 +48,8 @@ class Publisher:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         options = tree.options
-        self.files = Queue(self._publish_file, options.upload_slots, self._busy_until)
-        self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS, self._busy_until)
+        self.files = Queue(self._publish_file, options.upload_slots, self._busy_until, self._requests)
+        self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS, self._busy_until, self._requests)
         # Directories with names that wait for objects moved elsewhere.
         self.waiting_removals: set[Folder] = set()
         self._directory_publisher = DirectoryPublisher(tree)
@@ -68,6 +68,9 @@ class Publisher:
 
     def _busy_until(self) -> float:
         return self._tree.last_request + QUIET
+
+    def _requests(self) -> int:
+        return self._tree.requests
 
     # --- what changed ----------------------------------------------------------------------------------
 

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 FIRST_RETRY = 1.0  # seconds
 LAST_RETRY = 60.0
 PATIENCE = 10.0
+REST = 0.005  # seconds for which a queue rests for each request that came while it did an overdue job,
+REST_SHARE = 4.0  # but no more than so many times as long as the job took,
+REST_MAX = 1.0  # nor than this
 LOOK_AGAIN = 0.02  # seconds between two looks at a job that waits for many others, in a hurry
 
 
@@ -57,14 +60,21 @@ class Queue:
     """Jobs by key (inode number). `work` does one; raising means: again later. Used from the trio thread only."""
 
     def __init__(
-        self, work: Callable[[Job], Awaitable[None]], slots: int, busy_until: Callable[[], float]
+        self,
+        work: Callable[[Job], Awaitable[None]],
+        slots: int,
+        busy_until: Callable[[], float],
+        requests: Callable[[], int],
     ) -> None:
         """`busy_until`: the time before which work that nobody waits for should not compete with people's programs;
-        it is held back up to `PATIENCE` seconds, then done one at a time.
+        it is held back up to `PATIENCE` seconds, then done one at a time, with rests that grow with the number of
+        `requests` that came meanwhile.
         """
         self._work = work
         self._slots = slots
         self._busy_until = busy_until
+        self._requests = requests
+        self._rests_until = float("-inf")
         self._jobs: dict[int, Job] = {}
         self._heap: list[tuple[float, int, Job]] = []
         self._serial = itertools.count(1)
@@ -98,6 +108,9 @@ class Queue:
             job.again = due if job.again is None else min(job.again, due)
             return job
         elif (sooner and due >= job.due and not job.parked) or (job.tries and not self._hurried):
+            return job
+        elif due >= job.due and not (sooner or job.parked or job.urgent or self._hurried):
+            job.due = due  # it stays where it is in the heap, and is put back when its turn comes too early
             return job
         job.due = min(due, job.due) if sooner else due
         job.parked = False
@@ -166,10 +179,9 @@ class Queue:
                 heapq.heappop(self._heap)
             elif due > now:
                 return due
-            elif job.firm > now:
-                heapq.heappop(self._heap)
-                job.due = job.firm
-                heapq.heappush(self._heap, (job.due, job.serial, job))
+            elif job.firm > now or (job.due > now and not job.urgent):
+                job.due = job.firm if job.urgent else max(job.due, job.firm)
+                heapq.heapreplace(self._heap, (job.due, job.serial, job))
             elif (held := self._held_until(job)) > now:
                 return held
             else:
@@ -183,10 +195,17 @@ class Queue:
         """When to look again at a job that is due while programs are busy with the tree."""
         if job.urgent or self._hurried:
             return 0.0
-        overdue = trio.current_time() > job.since + PATIENCE
-        return 0.0 if overdue and self._running == 0 else self._busy_until()
+        busy_until = self._busy_until()
+        if trio.current_time() > job.since + PATIENCE and self._running == 0:
+            return min(busy_until, self._rests_until)
+        return busy_until
+
+    def _rest(self, took: float, requests: int) -> None:
+        """A job is done that took so long, while so many requests came: give way for a while to more of them."""
+        self._rests_until = trio.current_time() + min(requests * REST, took * REST_SHARE, REST_MAX)
 
     async def _do(self, job: Job) -> None:
+        began, requests = trio.current_time(), self._requests()
         try:
             await self._work(job)
         except LafsError as problem:
@@ -205,6 +224,7 @@ class Queue:
                 self._again(job, job.again if waits else min(job.again, trio.current_time()))
         finally:
             self._running -= 1
+            self._rest(trio.current_time() - began, self._requests() - requests)
             job.running = False
             self._wake.set()
             done, self.changed = self.changed, trio.Event()

@@ -61,7 +61,8 @@ class Tree(Viewing):
         self.inodes = InodeTable()
         self.errors: deque[str] = deque(maxlen=500)
         self.conflicts: deque[str] = deque(maxlen=200)
-        self.last_request = float("-inf")  # trio time at which a program last asked for something
+        self.last_request = float("-inf")  # trio time at which a program last asked for something,
+        self.requests = 0  # and how many times programs did
         self._frozen = False
         # Directories in and below which nothing changes for a while (stillness.py).
         self.stilled: set[int] = set()

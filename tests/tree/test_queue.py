@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lafsfs.errors import GridError
-from lafsfs.tree.queue import FIRST_RETRY, LAST_RETRY, LOOK_AGAIN, PATIENCE, Job, Queue
+from lafsfs.tree.queue import FIRST_RETRY, LAST_RETRY, LOOK_AGAIN, PATIENCE, REST_MAX, REST_SHARE, Job, Queue
 
 STEP = 1 / 128  # seconds
 Action = Callable[[Job], None]
@@ -29,7 +30,8 @@ class Worker:
         self.begun: list[tuple[float, int]] = []
         self.at_once = 0
         self.most_at_once = 0
-        self.queue = Queue(self._work, slots, lambda: self.busy_until)
+        self.requests = 0
+        self.queue = Queue(self._work, slots, lambda: self.busy_until, lambda: self.requests)
 
     async def _work(self, job: Job) -> None:
         self.begun.append((trio.current_time(), job.key))
@@ -110,6 +112,23 @@ async def test_a_waiting_job_is_moved(mock_clock: MockClock) -> None:
         worker.queue.want(2, 1.0)
         await worker.until(5.0)
         assert (worker.times(1), worker.times(2)) == ([3.0], [1.0])
+
+
+async def test_a_job_that_was_moved_back_can_be_moved_forward_and_hurried(mock_clock: MockClock) -> None:
+    worker = Worker(mock_clock)
+    async with running(worker):
+        for key in range(3):
+            worker.queue.want(key, 1.0)
+            worker.queue.want(key, 8.0)
+        await worker.until(2.0)
+        worker.queue.want(0, 3.0)
+        worker.queue.want(1, 9.0)
+        await worker.until(4.0)
+        worker.queue.hurry_one(2)
+        await worker.until(4.5)
+        assert [key for _, key in worker.begun] == [0, 2]
+        await worker.until(10.0)
+        assert [worker.times(key) for key in range(3)] == [[3.0], [9.0], [4.0]]
 
 
 async def test_sooner_never_moves_a_job_back(mock_clock: MockClock) -> None:
@@ -362,6 +381,36 @@ async def test_while_programs_are_busy_work_is_held_then_done_one_at_a_time(mock
             await worker.until(trio.current_time() + 0.05)
         assert len(worker.begun) == 3
         assert worker.most_at_once == 1
+
+
+async def test_overdue_work_rests_as_long_as_many_requests_come(mock_clock: MockClock) -> None:
+    worker = Worker(mock_clock)
+    worker.lasts = 0.125
+
+    async def busy(until: float, requests: int) -> list[float]:
+        """When jobs began, while so many requests came every twentieth of a second."""
+        began = len(worker.begun)
+        while trio.current_time() < until:
+            worker.busy_until = trio.current_time() + 0.1
+            worker.requests += requests
+            await worker.until(trio.current_time() + 0.05)
+        return [when for when, _ in worker.begun[began:]]
+
+    async with running(worker):
+        for key in range(1000):
+            worker.queue.want(key, 1.0)
+        await busy(PATIENCE + 0.5, 0)
+        many = len(await busy(PATIENCE + 10.5, 0))
+        few = len(await busy(PATIENCE + 20.5, 1))
+        fewest = await busy(PATIENCE + 30.5, 1000)
+        assert many > few > len(fewest)
+        shortest = min(after - before for before, after in itertools.pairwise(fewest))
+        assert 0.125 * (1 + REST_SHARE) <= shortest < 0.125 * (1 + REST_SHARE) + 0.1
+        worker.lasts = 5.0
+        slow = await busy(PATIENCE + 60.5, 1000)
+        assert max(after - before for before, after in itertools.pairwise(slow)) < 5.0 + REST_MAX + 0.1
+        await worker.until(PATIENCE + 61.0)
+        assert worker.at_once == 8  # nobody is busy any more: no rest
 
 
 async def test_held_work_is_done_as_soon_as_programs_rest(mock_clock: MockClock) -> None:
