@@ -56,10 +56,19 @@ class Change:
 
     def stamp_at(self, inode: Inode, t: int) -> None:
         """As `stamp`, at the time `t`."""
-        ctime = t if inode.nlink <= 1 else max(t, inode.attributes.ctime + 1)  # as in `touch`
-        fields = self._fields.setdefault(inode, {})
+        self._stamp(inode, t, t)
+
+    def age(self, inode: Inode, t: int) -> None:
+        """ctime is `t`: names of a file, or its name, changed."""
+        self._stamp(inode, None, t)
+
+    def _stamp(self, inode: Inode, mtime: int | None, t: int) -> None:
+        fields = self._fields.get(inode)
+        if fields is None:
+            fields = self._fields[inode] = {}
         before: Attributes = fields.get("attributes", inode.attributes)
-        fields["attributes"] = before.stamped(t, ctime)
+        ctime = t if inode.nlink <= 1 else max(t, inode.attributes.ctime + 1)  # as in `touch`
+        fields["attributes"] = before.stamped(before.mtime if mtime is None else mtime, ctime)
 
     def count_links(self, inode: Inode, difference: int) -> None:
         self._set(inode, "nlink", self.nlink(inode) + difference)
@@ -231,7 +240,7 @@ class Change:
             inode.stored = inode.nlink > 0 or self._is_needed(inode)
             if "content" in fields or "caps" in fields:
                 inode.version += 1
-            if "content" in fields or inode.nlink <= 0:
+            if "content" in fields or (inode.nlink <= 0 and not inode.is_dir):
                 account_inline(tree, inode)
             if fields:
                 inode.edition += 1

@@ -68,4 +68,6 @@ def without_link(links: Links, link: Link) -> Links:
 
 def directories_of(links: Links) -> Collection[int]:
     """The directories in which the names are."""
-    return links.directories() if isinstance(links, ManyLinks) else {directory for directory, _ in links}
+    if isinstance(links, ManyLinks):
+        return links.directories()
+    return (links[0][0],) if len(links) == 1 else {directory for directory, _ in links}

@@ -112,7 +112,7 @@ class Namespace:
             raise error(errno.ENOENT)
         change = Change(self._tree)
         change.count_links(inode, +1)
-        change.touch(inode, ctime=now())
+        change.age(inode, now())
         change.stamp(folder.inode)
         change.point(folder, name, inode)
         self._tree.hard_links.add(change, inode)
@@ -187,7 +187,7 @@ class Namespace:
         change.count_links(inode, -inode.nlink if inode.is_dir else -1)
         if not inode.is_dir:
             self._tree.hard_links.tidy(change, inode, self._tree.hard_links.count(inode) - 1)
-        change.touch(inode, ctime=now())
+        change.age(inode, now())
         content = inode.content
         if inode.nlink > 1 and not inode.is_dir:
             return
@@ -267,7 +267,7 @@ class Namespace:
             change.count_links(target.inode, +1)
         change.stamp(source.inode, target.inode)
         change.settled(inode)
-        change.touch(inode, ctime=now())
+        change.age(inode, now())
         change.point(source, name, None)
         change.point(target, name2, inode)
         change.commit()
@@ -295,7 +295,7 @@ class Namespace:
                 change.count_links(here.inode, -1)
                 change.count_links(there.inode, +1)
             change.settled(moved)
-            change.touch(moved, ctime=now())
+            change.age(moved, now())
         change.stamp(source.inode, target.inode)
         change.point(source, name, old)
         change.point(target, name2, inode)

@@ -30,8 +30,8 @@ from lafsfs.tree.segment import FULL, Segment
 SEGMENT_BYTES = 1 << 20  # a segment that is longer is followed by another,
 _PARTS = 32  # unless it is a smaller part of a long log than this
 _MARK = struct.Struct(">QQQ")
-_POSITION_BITS = 40  # a reference is number << 40 | position
-_POSITION = (1 << _POSITION_BITS) - 1
+POSITION_BITS = 40  # a reference is number << 40 | position
+_POSITION = (1 << POSITION_BITS) - 1
 
 
 class Mark(NamedTuple):
@@ -137,7 +137,7 @@ class RecordLog:
                     f"{after - position} bytes of it cannot be read: what they changed is lost, or older than it was"
                 )
             elif position:
-                yield segment.number << _POSITION_BITS | position, plain
+                yield segment.number << POSITION_BITS | position, plain
             good = after
         segment.length = min(good, segment.length)
         segment.synced = min(synced, segment.length)
@@ -166,7 +166,7 @@ class RecordLog:
         elif segment.length > SEGMENT_BYTES and segment.length * _PARTS > self.size:
             with contextlib.suppress(NoSpaceError):  # then this one gets longer
                 segment = self._begin()
-        return segment.number << _POSITION_BITS | segment.append(plain)
+        return segment.number << POSITION_BITS | segment.append(plain)
 
     def _begin(self) -> Segment:
         """A segment for what will be written from now on. NoSpaceError, JournalError."""
@@ -192,13 +192,13 @@ class RecordLog:
 
     def segment_of(self, reference: int) -> Segment:
         """The segment that holds a record."""
-        return self.segments[reference >> _POSITION_BITS]
+        return self.segments[reference >> POSITION_BITS]
 
     def records_of(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         """The readable records of a segment."""
         for position, plain, _ in segment.scan(segment.length, segment.length):
             if plain is not None and position:
-                yield segment.number << _POSITION_BITS | position, plain
+                yield segment.number << POSITION_BITS | position, plain
 
     # --- the disk --------------------------------------------------------------------------------------
 
@@ -270,11 +270,6 @@ class RecordLog:
         if self._mark_fd >= 0:
             os.close(self._mark_fd)
         self.segments, self._doomed, self._mark_fd = {}, [], -1
-
-
-def in_one_segment(reference: int, other: int) -> bool:
-    """Whether two records are in the same segment."""
-    return reference >> _POSITION_BITS == other >> _POSITION_BITS
 
 
 def _synced(segment: Segment, end: int, mark: Mark | None, last: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lafsfs.errors import JournalError
-from lafsfs.tree.record_log import RecordLog, in_one_segment
+from lafsfs.tree.record_log import POSITION_BITS, RecordLog
 from lafsfs.tree.rows import CONTENT, EDGE, META, OBJECT, Row, name_in_edge, rows_of
 
 _SIZE_BITS = 32  # a content's place is reference << 32 | size
@@ -61,9 +61,11 @@ class RowIndex:
 
     def put_object(self, ino: int, reference: int | None) -> None:
         """The row of an inode stands there now; None: it was deleted."""
-        self._move(self.objects.pop(ino, None), reference)
+        self._move(self.objects.get(ino), reference)
         if reference is not None:
             self.objects[ino] = reference
+        else:
+            self.objects.pop(ino, None)
 
     def put_content(self, ino: int, reference: int | None, size: int) -> None:
         """As `put_object`, of a content of `size` bytes."""
@@ -99,7 +101,7 @@ class RowIndex:
             self.metas[name] = place
 
     def _move(self, old: int | None, new: int | None) -> None:
-        if old is not None and new is not None and in_one_segment(old, new):
+        if old is not None and new is not None and old >> POSITION_BITS == new >> POSITION_BITS:
             return  # as nearly always
         if old is not None:
             self._log.segment_of(old).live -= 1
