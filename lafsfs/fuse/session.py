@@ -15,6 +15,7 @@ from pyfuse3 import InodeT
 from lafsfs.errors import MountpointError
 from lafsfs.fuse import acl_mount
 from lafsfs.fuse.operations import Operations
+from lafsfs.fuse.turns import taking_turns
 from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,8 @@ async def serve(
             nursery.start_soon(notices.run)
             nursery.start_soon(operations.interrupts.run)
             task_status.started()
-            await pyfuse3.main()
+            with taking_turns():
+                await pyfuse3.main()
             unmount = False  # it was unmounted from outside
             nursery.cancel_scope.cancel()
     finally:

@@ -21,6 +21,7 @@ NAME_MAX = 255
 FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 LINKS_DIRECTORY = b".lafsfs-links"  # in the root, not shown (hard_links.py)
 UNKNOWN = 0  # inode number of a kid that nobody looked at yet
+_HIDDEN_IN_ROOT, _HIDDEN_ELSEWHERE = frozenset((LINKS_DIRECTORY,)), frozenset[bytes]()
 
 
 class Pending(NamedTuple):
@@ -50,7 +51,7 @@ class Folder:
 
     def __init__(self, inode: Inode, node: Directory | None) -> None:
         self.inode = inode
-        self.hidden = frozenset((LINKS_DIRECTORY,)) if inode.ino == ROOT else frozenset[bytes]()
+        self.hidden = _HIDDEN_IN_ROOT if inode.ino == ROOT else _HIDDEN_ELSEWHERE
         self.node = node
         self.snapshot: Snapshot | None = None
         self.kids: dict[bytes, tuple[int, int]] = {}

@@ -89,7 +89,6 @@ class Namespace:
             inode.folder = Folder(inode, None)
             inode.folder.loaded = True
             change.count_links(directory, +1)
-            change.touch(inode, mode=mode)
             inode.born = directory.ino, name
         else:
             change.content(inode, Inline(target))
