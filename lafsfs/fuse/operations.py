@@ -30,6 +30,7 @@ from lafsfs.fuse.answers import (
     free,
     fresh,
     known,
+    linkable,
     local,
     ordinary,
     remote,
@@ -104,7 +105,7 @@ class Operations(pyfuse3.Operations):
         owner = (ctx.uid, ctx.gid)
         return self._found(await self.tree.names.create(parent_inode, name, mode, owner, target=target))
 
-    @answered(remote)
+    @answered(linkable)
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lafsfs.errors import ReadOnlyError
 from lafsfs.tree import acl
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
 
-@dataclass(frozen=True)
-class NewAttributes:
+class NewAttributes(NamedTuple):
     """What setattr asks for; None: leave it. Times in nanoseconds."""
 
     mode: int | None = None
@@ -40,16 +38,18 @@ class Changing:
         Times out of bounds become the bound. ReadOnlyError.
         """
         self.check(inode)
-        atime, mtime, ctime = (
-            None if time is None else bounded(time) for time in (new.atime, new.mtime, new.ctime)
-        )
-        given = {"mtime": mtime, "ctime": ctime}
+        values: dict[str, int] = {}
+        for field, time in ("atime", new.atime), ("mtime", new.mtime), ("ctime", new.ctime):
+            if time is not None:
+                values[field] = bounded(time)
         if new.size is not None:
             t = now()
-            times = {key: t if value is None else value for key, value in given.items()}
+            times = {"mtime": values.get("mtime", t), "ctime": values.get("ctime", t)}
             await self._tree.files.truncate(inode, new.size, **times)
-        wanted = {"uid": new.uid, "gid": new.gid, "atime": atime, **given}
-        values = {key: value for key, value in wanted.items() if value is not None}
+        if new.uid is not None:
+            values["uid"] = new.uid
+        if new.gid is not None:
+            values["gid"] = new.gid
         if new.mode is not None:
             values["mode"] = _with_permissions(inode.attributes, new.mode)
         if not values and new.size is not None:

@@ -87,6 +87,12 @@ class HardLinks:
                 self.add(change, inode)
                 change.commit(freeing=True)
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether `prepare` has nothing to wait for."""
+        root, folder = self._tree.inode(ROOT).folder, self._folder
+        return all(one is not None and self._tree.is_fresh(one) for one in (root, folder))
+
     async def prepare(self) -> None:
         """Make the hidden directory if it is missing and can be made."""
         await self._find()

@@ -204,11 +204,10 @@ class Namespace:
         if len(name2) > NAME_MAX:
             raise error(errno.ENAMETOOLONG)
         source = await self._tree.folder(parent)
-        target = await self._tree.folder(parent2)
+        target = await self._tree.folder(parent2) if parent2 != parent else source
         if name2 in target.hidden:
             raise error(errno.EPERM)
-        self._tree.check_changeable(source)
-        self._tree.check_changeable(target)
+        self._check_changeable(source, target)
         old = self._tree.resolve(target, name2)
         waits = old is not None
         if old is not None and old.is_dir and not flags:
@@ -221,8 +220,7 @@ class Namespace:
             old = self._tree.resolve(target, name2)
         inode = self._child(source, name)
         if waits:
-            self._tree.check_changeable(source)
-            self._tree.check_changeable(target)
+            self._check_changeable(source, target)
         if not (self._tree.kernel.knows(parent, name) and self._tree.kernel.knows(parent2, name2)):
             # It would go on with what it believes to have moved. Now it looks at both names and comes again.
             raise error(errno.ESTALE)
@@ -235,6 +233,11 @@ class Namespace:
             self._exchange(source, name, inode, target, name2, old)
         elif inode is not old:
             self._move(source, name, inode, target, name2, old)
+
+    def _check_changeable(self, source: Folder, target: Folder) -> None:
+        self._tree.check_changeable(source)
+        if target is not source:
+            self._tree.check_changeable(target)
 
     def _check_no_loop(self, inode: Inode, target: Folder) -> None:
         """A directory cannot go below itself (the kernel checks too; two clients make it happen all the same)."""
@@ -264,9 +267,12 @@ class Namespace:
         if inode.is_dir and source is not target:
             change.count_links(source.inode, -1)
             change.count_links(target.inode, +1)
-        change.stamp(source.inode, target.inode)
+        t = now()
+        change.stamp_at(source.inode, t)
+        if target is not source:
+            change.stamp_at(target.inode, t)
         change.settled(inode)
-        change.age(inode, now())
+        change.age(inode, t)
         change.point(source, name, None)
         change.point(target, name2, inode)
         change.commit()
