@@ -18,7 +18,7 @@ import itertools
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import trio
@@ -123,6 +123,16 @@ class StagingArea:
         self.inline_used += (size or 0) - before
         if before > (size or 0):
             self._announce()
+
+    def sync(self, logs: Sequence[StagedFile]) -> None:
+        """Force logs to the disk, all or none of them as far as they know. OSError. Blocks: call it in a worker thread,
+        with the logs pinned.
+        """
+        synced = [(staged, staged.force()) for staged in logs if staged.length > staged.synced]
+        if any(staged.synced == 0 for staged, _ in synced):
+            sync_directory(self.directory)
+        for staged, length in synced:
+            staged.synced = max(staged.synced, length)
 
     def _announce(self) -> None:
         freed, self.freed = self.freed, trio.Event()
@@ -341,15 +351,15 @@ class StagedFile:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._fd
 
+    def force(self) -> int:
+        """Force what was written to the disk (the name of a new log is not); how many bytes that were. OSError."""
+        length = self.length
+        os.fdatasync(self.fd())
+        return length
+
     def sync(self) -> None:
         """Force the log to the disk. OSError. Blocks: call it in a worker thread, with the log pinned."""
-        length = self.length
-        if length <= self.synced:
-            return
-        os.fdatasync(self.fd())
-        if self.synced == 0:
-            sync_directory(self.area.directory)
-        self.synced = max(self.synced, length)
+        self.area.sync([self])
 
     def idle(self) -> None:
         """Give the descriptor back until the log is used again."""

@@ -9,6 +9,7 @@ since the sync before.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 import trio
@@ -47,8 +48,7 @@ class Syncer:
 
     async def sync(self, *logs: StagedFile) -> None:
         """What was committed, and all bytes of `logs`, are on the disk on return. OSError, JournalError."""
-        for staged in logs:
-            await self._sync_log(staged)
+        await self._sync_logs(logs)
         wanted = self._begun + 1
         async with self._lock:
             if self._ended >= wanted:
@@ -62,7 +62,7 @@ class Syncer:
     async def sync_content(self, inode: Inode) -> None:
         """The bytes of a file that is in a log are on the disk on return; nothing else is. OSError."""
         if isinstance(inode.content, Staged) and inode.content.file.length > inode.content.file.synced:
-            await self._sync_log(inode.content.file)
+            await self._sync_logs([inode.content.file])
 
     async def sync_all(self) -> None:
         """Everything acknowledged is on the disk on return. OSError, JournalError."""
@@ -92,18 +92,19 @@ class Syncer:
             self._journal.tidy()
             await trio.lowlevel.checkpoint()
 
-    async def _sync_log(self, staged: StagedFile) -> None:
-        if staged.length <= staged.synced:
-            self._staging.unsynced.discard(staged)
-            return
-        staged.pin()
+    async def _sync_logs(self, logs: Sequence[StagedFile]) -> None:
+        """All of them in one go: going to a thread and coming back takes longer than writing to a log."""
+        behind = [staged for staged in logs if staged.length > staged.synced]
+        for staged in behind:
+            staged.pin()
         try:
-            await trio.to_thread.run_sync(staged.sync)
+            if behind:
+                await trio.to_thread.run_sync(self._staging.sync, behind)
+                self._staging.synced_lately.update(behind)
         finally:
-            staged.unpin()
-        self._staging.synced_lately.add(staged)
-        if staged.length <= staged.synced:
-            self._staging.unsynced.discard(staged)
+            for staged in behind:
+                staged.unpin()
+        self._staging.unsynced.difference_update(staged for staged in logs if staged.length <= staged.synced)
 
     async def _sync_journal(self) -> None:
         retired, self._staging.retired = self._staging.retired, []

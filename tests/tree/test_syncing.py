@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -79,6 +80,40 @@ async def test_logs_come_before_the_journal_that_tells_of_them(local: Local) -> 
     assert local.mark_of(log) == log.synced < log.length, "a sync of the journal is none of this log"
     await local.syncer.sync_all()
     assert local.mark_of(log) == log.synced == log.length
+    local.journal.close()
+
+
+async def test_when_one_of_many_logs_fails_all_are_forced_again(local: Local) -> None:
+    logs = [local.written() for _ in range(5)]
+    for log in logs[:2]:
+        await local.syncer.sync(log)
+        log.write(7, b"more", 2)
+    calls = itertools.count()
+
+    def fail() -> None:
+        if next(calls) == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    local.before = fail
+    with pytest.raises(OSError, match="Input/output"):
+        await local.syncer.sync_all()
+    assert local.staging.unsynced == set(logs)
+    assert [log.synced < log.length for log in logs] == [True] * 5
+    await local.syncer.sync_all()
+    assert not local.staging.unsynced
+    assert all(local.mark_of(log) == log.synced == log.length for log in logs)
+    local.journal.close()
+
+
+async def test_a_log_that_goes_while_it_is_forced_is_not_heard_of_again(local: Local) -> None:
+    logs = [local.written() for _ in range(3)]
+    local.before = logs[1].remove
+    await local.syncer.sync_all()
+    assert not logs[1].path.exists()
+    assert local.mark_of(logs[1]) is None
+    assert local.mark_of(logs[0]) == logs[0].length
+    assert not local.staging.unsynced
+    assert not local.staging.synced_lately
     local.journal.close()
 
 
