@@ -137,6 +137,11 @@ class Folder:
             self.snapshot is not None and self.snapshot.packed.raw(stored) is not None
         )
 
+    def mark_of(self, name: bytes, pending: Pending) -> tuple[int, int] | None:
+        """What the entry of a name is to say of being put back, if that is all that is `pending`."""
+        version, mark = self.put_back.get(name, (None, None))
+        return mark if version == pending.version else None
+
     def base_raw(self, name: bytes) -> bytes | None:
         """The entry of `name` as last seen on the grid."""
         if self.snapshot is None:

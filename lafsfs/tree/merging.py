@@ -114,8 +114,10 @@ class Merging:
         assert pending.ino is not None
         inode = self._tree.inode(pending.ino)
         theirs = self._tree.see(folder, folder.base_raw(name) or b"")
-        taken = folder.kids.__contains__
-        other = conflict_name(name, self._tree.options.label, time.time(), taken)
+        taken = partial(self._is_taken, folder, inode)
+        # All who put back the same at the same time call it the same, so that there is one copy of it.
+        when = theirs.attributes.mtime / 1e9 if folder.mark_of(name, pending) is not None else time.time()
+        other = conflict_name(name, self._tree.options.label, when, taken)
         change = Change(self._tree)
         if theirs.ino == inode.ino and inode.nlink == 1 and not inode.writers:
             # The number stays with theirs. (Whoever is writing keeps writing ours, whatever its number.)
@@ -131,6 +133,14 @@ class Merging:
         crash_point("directory.conflict")
         self.let_theirs_stand(folder, name)
         self._tree.note_conflict(inode)
+
+    @staticmethod
+    def _is_taken(folder: Folder, inode: Inode, name: bytes) -> bool:
+        """Whether a name leads to something else. To the same it leads if another mount kept it, too."""
+        raw = folder.base_raw(name)
+        if name not in folder.kids or name in folder.pending or raw is None or not inode.read_cap:
+            return name in folder.kids
+        return parsed(raw).ro_uri != inode.read_cap or folder.kids[name][1] not in (UNKNOWN, inode.ino)
 
     # --- two directories become one ----------------------------------------------------------------------
 

@@ -245,9 +245,7 @@ class DirectoryPublisher:
             return Sent(name, stored, pending, None, None)
         inode = self._tree.inode(pending.ino)
         keep = old if pending.base_ino == pending.ino else None
-        put_back = folder.put_back.get(name)
-        mark = put_back[1] if put_back is not None and put_back[0] == pending.version else None
-        raw = write_entry(inode, stored, name, keep, writekey, mark)
+        raw = write_entry(inode, stored, name, keep, writekey, folder.mark_of(name, pending))
         return Sent(name, stored, pending, raw, inode.ino, inode.edition)
 
     def _park(self, folder: Folder, name: bytes, old: bytes | None, adding: set[Link]) -> Sent | None:

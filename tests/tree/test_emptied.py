@@ -155,6 +155,27 @@ async def test_it_is_put_back(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path
         assert (await here.read("a"))[:1] == b"b"
 
 
+@pytest.mark.parametrize("name", ["file", "d"])
+async def test_two_that_put_the_same_back_make_one_copy(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, name: str
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("file", b"ours" * 100)
+        await here.mkdir("d")
+        await here.write("d/in", b"in")
+        await agree(here, there)
+        node = here.tree.inode(ROOT).folder
+        assert node is not None
+        assert node.node is not None
+        assert isinstance(node.node.cap, DirCap)
+        await tahoe_puts(nodes, node.node.cap, name, b"tahoe's")
+        for fs in (here, there):
+            assert await fs.names() == {b"file", b"d"}
+            fs.tree.options = dataclasses.replace(fs.tree.options, label="same")
+        after = await agree(here, there)
+        assert len({path for path in after if b".conflict-" in path and b"/" not in path}) == 1
+
+
 async def test_what_only_one_mount_knew_is_put_back(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
 ) -> None:
