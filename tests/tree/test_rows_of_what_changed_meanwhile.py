@@ -26,8 +26,14 @@ async def remove_all(fs: Files) -> None:
     await fs.rmdir("d")
 
 
+async def write_twice(fs: Files) -> None:
+    await fs.replace("d/f", b"newer")
+    await fs.write("d/f", b"est", 5)
+
+
 CHANGES: dict[str, Act] = {
     "written again": lambda fs: fs.replace("d/f", b"newer"),
+    "written twice": write_twice,
     "removed": lambda fs: fs.unlink("d/f"),
     "renamed": lambda fs: fs.rename("d/f", "d/g"),
     "moved up": lambda fs: fs.rename("d/f", "g"),
@@ -41,6 +47,21 @@ CHANGES: dict[str, Act] = {
 
 async def _state(fs: Files) -> dict[bytes, tuple[int, bytes]]:
     return {path: (seen.mode, seen.content) for path, seen in (await fs.everything()).items()}
+
+
+async def test_only_the_first_write_concerns_the_names_of_a_file(nodes: NodeMaker, tmp_path: Path) -> None:
+    """They wait for a content to be on the grid, whatever it is then. Once it is, the next write is a first one."""
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path / "state") as fs:
+        folder = await fs.tree.folder(ROOT)
+        for content in (b"one", b"other"):
+            await fs.write("f", content)
+            first = folder.pending[b"f"]
+            await fs.write("f", b"and more", 3)
+            assert folder.pending[b"f"] is first
+            await fs.drain()
+            assert b"f" not in folder.pending
+            assert await fs.read("f") == content[:3] + b"and more"
 
 
 @pytest.mark.parametrize(("known", "moment"), [(False, "before"), (True, "after")], ids=["new", "known"])
