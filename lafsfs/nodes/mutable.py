@@ -52,12 +52,17 @@ class MutableFile:
         """The version that `read` reads, if there is one yet."""
         return None if self._pinned is None else self._pinned.version
 
+    @property
+    def state(self) -> bytes | None:
+        """What the servers held when the pinned version was found: the `state` of a NotEnoughSharesError then."""
+        return None if self._pinned is None else self._pinned.servermap.state()
+
     async def newest(self) -> Version:
         """The newest version on the grid, by a small read; `read` keeps to the pinned one."""
         return await self._slot.version()
 
     async def latest(self, *, older_ok: bool = False) -> Version:
-        """Pin the newest version and return it."""
+        """Pin the newest version, or with `older_ok` the newest that can be recovered, and return it."""
         self._pinned = await self._slot.pin(older_ok=older_ok)
         return self._pinned.version
 

@@ -9,6 +9,7 @@ from lafsfs.nodes.maker import FileNode
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.tree.extents import Piece
 from lafsfs.tree.staging import StagedFile, StagedSnapshot
+from lafsfs.tree.torn import readable
 
 _IN_THREAD = 64 * 1024  # decrypting more than this leaves the event loop
 
@@ -48,13 +49,15 @@ async def _read_pieces(
 
 
 async def read_node(node: FileNode, offset: int, size: int) -> bytes:
-    """Read what is on the grid. Of a mutable file that was overwritten since it was opened, the newest version."""
+    """Read what is on the grid. Of a mutable file that was overwritten since it was opened, the newest version that can
+    be recovered.
+    """
     try:
         return await node.read(offset, size)
     except (NotEnoughSharesError, UncoordinatedWriteError):
         if not isinstance(node, MutableFile):
             raise
-        await node.latest()
+        await readable(node)
         return await node.read(offset, size)
 
 

@@ -13,6 +13,7 @@ from lafsfs.transfer.servermap import Version
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.kernel import Kernel
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.torn import readable
 
 if TYPE_CHECKING:
     from lafsfs.nodes.maker import NodeMaker
@@ -57,7 +58,7 @@ class Measuring:
         if not needed:
             self._measured[inode.ino] = now, known
         try:
-            version = await self.nodes.mutable_file(cap).latest()
+            version = await readable(self.nodes.mutable_file(cap))
         except LafsError as problem:
             log.warning("the size of a mutable file is not known: %s", problem)
             self.troubles[inode.ino] = f"shown as last seen: {problem}"

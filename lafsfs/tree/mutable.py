@@ -21,6 +21,7 @@ from lafsfs.tree.contents import InlineSource, StagedSource
 from lafsfs.tree.inodes import Caps, Inode
 from lafsfs.tree.journal import Batch
 from lafsfs.tree.ranges import Ranges
+from lafsfs.tree.torn import readable
 
 if TYPE_CHECKING:
     from lafsfs.tree.change import Change
@@ -104,7 +105,7 @@ class MutableWriter:
         seen = self._tree.measured_version(inode)
         try:
             with trio.fail_after(PATIENCE):
-                version = await node.latest()
+                version = await readable(node)
                 image = await node.read(0, version.size if version.size <= IMAGE_MAX else 1)
         except (GridError, trio.TooSlowError):
             return Base(seen)
@@ -179,7 +180,7 @@ class MutableWriter:
         """
         assert inode.caps is not None
         node = self._tree.nodes.mutable_file(cap)
-        newest = await node.latest()
+        newest = await self._tree.torn.base(inode.ino, node)
         base = self._known(inode) or Base(None)
         if newest == base.version or (newest.seqnum, newest.root_hash) in base.sent:
             node.tell_before_sending(lambda version: self._sending(inode, base, version))

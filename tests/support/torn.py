@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lafsfs.config import Encoding
-from lafsfs.formats.caps import DirCap
+from lafsfs.formats.caps import DirCap, MutableWriteCap
 from lafsfs.formats.dirnode import make_entry
 from tests.support.grids import client, share_files
 from tests.support.many import start_all
@@ -19,6 +19,14 @@ async def leave_half(servers: Sequence[StorageServer], root: DirCap) -> None:
     """Leave one share of the next version, as a writer that is killed between two servers does."""
     before = _shares(servers[1:], root)
     await _publish(servers, root)
+    _put_back(servers[1:], before)
+
+
+async def leave_half_of_a_file(servers: Sequence[StorageServer], cap: MutableWriteCap) -> None:
+    """As `leave_half`, of a mutable file."""
+    before = _shares(servers[1:], cap)
+    async with client(servers, TWO_OF_THREE) as nodes:
+        await nodes.mutable_file(cap).overwrite(b"half", None)
     _put_back(servers[1:], before)
 
 
@@ -46,9 +54,9 @@ async def _publish(servers: Sequence[StorageServer], root: DirCap) -> None:
         await directory.publish(snapshot, snapshot.packed.with_changes({"half": entry}))
 
 
-def _shares(servers: Sequence[StorageServer], root: DirCap) -> dict[Path, bytes]:
-    assert root.storage_index is not None
-    files = (path for server in servers for path in share_files(server, root.storage_index).values())
+def _shares(servers: Sequence[StorageServer], cap: DirCap | MutableWriteCap) -> dict[Path, bytes]:
+    assert cap.storage_index is not None
+    files = (path for server in servers for path in share_files(server, cap.storage_index).values())
     return {path: path.read_bytes() for path in files}
 
 

@@ -1,4 +1,6 @@
-"""Writers that tore a directory apart between them: no version of it can be recovered, but some knew it."""
+"""Writers that left something that cannot be recovered: a version that was not finished, or several that tore each
+other apart.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from lafsfs.errors import PendingError
+from lafsfs.formats.caps import MutableWriteCap
 from lafsfs.tree import torn
+from lafsfs.tree.attaching import attach, caps_to_attach
+from lafsfs.tree.inodes import ROOT
 from tests.support.grids import client
 from tests.support.pairs import NEVER
 from tests.support.storage import StorageServer
-from tests.support.torn import TWO_OF_THREE, leave_torn
+from tests.support.torn import TWO_OF_THREE, leave_half_of_a_file, leave_torn
 from tests.support.trees import new_root, opened
 
 
@@ -49,3 +54,23 @@ async def test_who_knows_an_older_version_lets_others_go_first(
             await here.drain()
     async with client(three, TWO_OF_THREE) as fresh, opened(fresh, root, tmp_path / "fresh") as fs:
         assert await fs.names() == {b"before", b"after"}
+
+
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+async def test_a_mutable_file_that_was_left_in_the_middle(
+    three: list[StorageServer], tmp_path: Path, mdmf: bool
+) -> None:
+    """It shows the version before, and can be written."""
+    async with client(three, TWO_OF_THREE) as nodes:
+        file = await nodes.create_mutable(b"before" * 30_000, mdmf)
+        assert isinstance(file.cap, MutableWriteCap)
+        await leave_half_of_a_file(three, file.cap)
+        root = await new_root(nodes)
+        async with opened(nodes, root, tmp_path / "here", NEVER) as here:
+            await attach(here.tree, ROOT, b"m", caps_to_attach(file.cap.to_bytes()))
+            assert await here.read("m") == b"before" * 30_000
+            await here.write("m", b"BEFORE", 6)
+            await here.drain()
+            assert not here.tree.conflicts
+    async with client(three, TWO_OF_THREE) as fresh, opened(fresh, root, tmp_path / "fresh") as fs:
+        assert await fs.read("m") == b"beforeBEFORE" + b"before" * 29_998
