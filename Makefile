@@ -20,7 +20,7 @@ ROUNDS ?= 200
 SECONDS ?= 600
 BENCH_OUT ?= build/bench
 
-.PHONY: help install lock check format test interop scenario vectors crash contention soak posix pjdfstest bench plots demo stop clean
+.PHONY: help install lock check format test interop scenario vectors crash contention soak posix pjdfstest bench scale plots demo stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -87,6 +87,9 @@ pjdfstest: install ## a built checkout of pjdfstest, as root: PJDFSTEST=DIR
 
 bench: install ## speed against a floor and against others: BENCH_ARGS="--quick", "--help"
 	$(BIN)/python -m tests.bench --out $(BENCH_OUT) $(BENCH_ARGS)
+
+scale: install ## the cost of a file in trees of 2,000 and of 200,000, and of a directory of 100,000: SCALE_ARGS="--help"
+	$(BIN)/python -m tests.bench.scale --out $(BENCH_OUT) $(SCALE_ARGS)
 
 plots: install ## pictures of the last `make bench` (installs matplotlib into .venv)
 	$(BIN)/pip install --quiet --require-hashes -r contrib/requirements-bench.lock

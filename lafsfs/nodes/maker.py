@@ -20,7 +20,25 @@ from lafsfs.transfer.keypool import KeyPool
 from lafsfs.transfer.leases import RenewResult, renew
 from lafsfs.transfer.upload import Ledger, Source, upload
 
-__all__ = ["FileNode", "NodeMaker"]
+__all__ = ["FileNode", "NewDirectory", "NodeMaker"]
+
+
+class NewDirectory:
+    """A mutable directory that has a key and is not on the grid yet."""
+
+    def __init__(self, key: rsa.SigningKey, slot: MutableSlot) -> None:
+        self._key = key
+        self._slot = slot
+
+    @property
+    def writekey(self) -> bytes:
+        """The key under which the write caps of children are sealed."""
+        return self._key.writekey
+
+    async def publish(self, packed: Packed) -> tuple[Directory, Snapshot]:
+        """Make the first version. NotEnoughServersError when it could not be placed."""
+        pinned = await self._slot.create(self._key, BytesContents(await pack(packed)))
+        return Directory(caps.DirCap(self._slot.cap), self._slot), Snapshot(pinned.version, packed, pinned)
 
 
 class NodeMaker:
@@ -100,11 +118,13 @@ class NodeMaker:
 
         NotEnoughServersError when it could not be placed.
         """
+        new = await self.new_directory(mdmf)
+        return await new.publish(make(new.writekey))
+
+    async def new_directory(self, mdmf: bool = False) -> NewDirectory:
+        """A new mutable directory that is to be published by the caller."""
         key = await self._keypool.take()
-        slot = self._new_slot(key, mdmf)
-        packed = make(key.writekey)
-        pinned = await slot.create(key, BytesContents(await pack(packed)))
-        return Directory(caps.DirCap(slot.cap), slot), Snapshot(pinned.version, packed, pinned)
+        return NewDirectory(key, self._new_slot(key, mdmf))
 
     async def create_immutable_directory(self, packed: Packed) -> tuple[Directory, Snapshot]:
         """A new immutable directory; its entries were made without a writekey. NotEnoughServersError."""

@@ -42,6 +42,7 @@ POINTS: Final = frozenset(
         "directory.created",  # a new one is on the grid, its cap is not in the journal
         "directory.attempt",  # the journal knows what will be sent
         "directory.sent",  # the grid has it, the journal does not know
+        "directory.forgetting",  # the journal knows of some of many names
         "directory.done",  # the journal knows
         "directory.collision",  # somebody else was quicker
         "directory.conflict",  # ours was given another name

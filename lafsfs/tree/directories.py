@@ -63,6 +63,9 @@ class Folder:
         self.put_back: dict[bytes, tuple[int, tuple[int, int]]] = {}
         self.stored_names: dict[bytes, str] = {}
         self.loaded = False
+        self.awaited: int | None = (
+            None  # the last of the children that were waited for, when all were looked at
+        )
         self.kept_since: float | None = None  # Unix time of a snapshot that is not from the grid
         self.behind = False  # the newest version cannot be recovered, an older one is shown
         self.checked = float("-inf")
@@ -121,6 +124,8 @@ class Folder:
         known = self.stored_names.get(name)
         if known is not None:
             return known
+        if not self.stored_names and name.isascii():
+            return name.decode("ascii")
         stored, raw = posix_metadata.stored_name(name, lambda candidate: self._taken(candidate, name))
         if raw is not None:
             self.stored_names[name] = stored

@@ -110,6 +110,13 @@ class Inode:
         twin.xattrs, twin.extra = self.xattrs, self.extra
         return twin
 
+    def as_now(self) -> Inode:
+        """What an entry says of this inode now, whatever happens to it later."""
+        copy = Inode(self.ino, self.attributes, self.caps, self.nlink)
+        copy.xattrs, copy.extra = self.xattrs, self.extra
+        copy.alias, copy.edition = self.alias, self.edition
+        return copy
+
     @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.attributes[0])

@@ -35,13 +35,15 @@ class Merging:
     def _merge_one(self, folder: Folder, name: bytes) -> bool:
         tree, pending = self._tree, folder.pending[name]
         theirs = folder.snapshot.packed.raw(folder.stored(name)) if folder.snapshot is not None else None
+        if theirs is None:
+            return False  # ours goes, whatever it is
         ours = None
         if pending.ino is not None and digest(theirs) != pending.base:
             inode = tree.inode(pending.ino)
             writekey = folder.node.writekey if folder.node is not None else None
             ours = write_entry(inode, folder.stored(name), name, None, writekey)
         verdict = decide(theirs, ours, pending.base, folder.attempts.get(name, ()))
-        if verdict is Verdict.DROP and theirs is not None and self._moved_along(folder, pending, theirs):
+        if verdict is Verdict.DROP and self._moved_along(folder, pending, theirs):
             return False
         if verdict is Verdict.DROP:
             self.let_theirs_stand(folder, name)

@@ -103,7 +103,7 @@ class Moves:
 
     def take_back_lost(self, folder: Folder) -> None:
         """What was moved into a directory that others then moved or removed would be waited for for ever."""
-        for name in list(folder.pending):
+        for name in [name for name, pending in folder.pending.items() if pending.base_ino is not None]:
             for moved in self._reach.lost(folder, name) if name in folder.pending else ():
                 if not self._reach.is_shown(moved):  # it may have come back with another one
                     self._take_back(folder, name, moved)

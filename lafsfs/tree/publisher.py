@@ -37,7 +37,7 @@ PACE = 4.0  # a directory rests this many times as long as its last publishing t
 DIRECTORY_SLOTS = 8
 RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; smaller ones begin again
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
-LOOK_AGAIN = 0.25  # seconds before a directory that waits for children is looked at again
+LOOK_AGAIN = 0.05  # seconds before a directory that waits for children is looked at again
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
 IN_VAIN = 12.0  # seconds for which directories wait for nothing but each other
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -16,7 +17,7 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder, Pending, digest
-from lafsfs.tree.entries import parsed, write_entry
+from lafsfs.tree.entries import parsed
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.links import Link
@@ -24,6 +25,7 @@ from lafsfs.tree.merge import PARKED
 from lafsfs.tree.merging import Merging
 from lafsfs.tree.moves import Moves
 from lafsfs.tree.new_files import new_directory_is_mdmf
+from lafsfs.tree.outgoing import Draft, Sent, write_entries
 from lafsfs.tree.reachability import Reachability, kept_for
 from lafsfs.tree.removals import Removals
 
@@ -33,17 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROUNDS = 8  # collisions in a row before the queue's back-off takes over
-
-
-class Sent(NamedTuple):
-    """One name of a version on its way."""
-
-    name: bytes
-    stored: str
-    pending: Pending | None  # None: a temporary name for a moved object
-    raw: bytes | None
-    ino: int | None
-    edition: int = 0  # of the inode
+_SLICE = 500  # names, of some 20 µs each, between two looks at what else is to be done
 
 
 class Progress(NamedTuple):
@@ -75,6 +67,8 @@ class DirectoryPublisher:
             if folder.inode.caps is not None and not folder.pending:
                 self._tree.settle(folder.inode)
                 return Progress(False, False, False)
+            if not late and self._waits_for_content(folder):
+                return Progress(True, True, False)
             if folder.inode.caps is not None and not folder.loaded:
                 await self._tree.load(folder)
             if folder.kept_since is not None or folder.behind:
@@ -94,17 +88,30 @@ class DirectoryPublisher:
             left = bool(folder.pending) and self._tree.may_be_on_grid(folder.inode)
             return Progress(left, waiting > 0, True)
 
+    def _waits_for_content(self, folder: Folder) -> bool:
+        """Whether the child that came last when all were looked at is still to be uploaded: then there is no need to
+        look at all of them again for each one that arrives.
+        """
+        last = self._tree.inodes.get(folder.awaited) if folder.awaited is not None else None
+        if last is None or last.content is None or last.interim or last.nlink <= 0:
+            return False
+        here = any(directory == folder.inode.ino for directory, _ in last.links)
+        return here and self._tree.publisher.files.get(last.ino) is not None
+
     def _split(self, folder: Folder) -> tuple[list[bytes], int]:
         """(names that can go now, number of names that must wait for their objects)."""
         added: set[bytes] = set()
         waiting = 0
+        folder.awaited = None
+        inode_of = self._tree.inodes.get
         for name, pending in folder.pending.items():
             if pending.ino is not None:
-                inode = self._tree.inodes.get(pending.ino)
+                inode = inode_of(pending.ino)
                 if inode is not None and (inode.interim or not inode.dirty):
                     added.add(name)
                 else:
                     waiting += 1
+                    folder.awaited = pending.ino
         ready = self._reach.ready(folder, added)
         if len(ready) + waiting < len(folder.pending):
             self._tree.publisher.waiting_removals.add(folder)
@@ -130,28 +137,25 @@ class DirectoryPublisher:
     # --- a new directory ---------------------------------------------------------------------------------
 
     async def _create(self, folder: Folder, ready: list[bytes]) -> None:
-        sent: list[Sent] = []
-
-        def make(writekey: bytes) -> Packed:
-            still = set(self._split(folder)[0]).intersection(ready)  # making the key took its time
-            sent.extend(self._sent(folder, name, None, writekey) for name in ready if name in still)
-            return Packed().with_changes({one.stored: one.raw for one in sent if one.raw is not None})
-
         folder.publishing = dict.fromkeys(ready)
         crash_point("directory.start")
         try:
-            mdmf = new_directory_is_mdmf(self._tree, folder.inode)
-            node, snapshot = await self._tree.nodes.create_directory(make, mdmf)
+            new = await self._tree.nodes.new_directory(new_directory_is_mdmf(self._tree, folder.inode))
+            still = set(self._split(folder)[0]).intersection(ready)  # making the key took its time
+            drafts = [self._draft(folder, name, None) for name in ready if name in still]
+            sent = await write_entries(drafts, new.writekey)
+            changes = {one.stored: one.raw for one in sent if one.raw is not None}
+            node, snapshot = await new.publish(Packed().with_changes(changes))
             await self._tree.kept.keep(node, snapshot)
+            folder.node, folder.snapshot = node, snapshot
+            folder.checked = trio.current_time()
+            crash_point("directory.created")
+            change = Change(self._tree)
+            change.caps(folder.inode, (node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
+            change.commit(freeing=True)
+            await self._done(folder, sent)
         finally:
             folder.publishing = {}
-        folder.node, folder.snapshot = node, snapshot
-        folder.checked = trio.current_time()
-        crash_point("directory.created")
-        change = Change(self._tree)
-        change.caps(folder.inode, (node.cap.to_bytes(), node.cap.read_cap().to_bytes()))
-        change.commit(freeing=True)
-        self._done(folder, sent)
 
     # --- a known one -------------------------------------------------------------------------------------
 
@@ -164,23 +168,27 @@ class DirectoryPublisher:
             if not self._tree.may_be_on_grid(folder.inode):
                 return  # removed meanwhile
             base = folder.snapshot
-            sent = self._plan(folder, ready, base)
-            removed = {one.name: folder.removed[one.name] for one in sent if one.name in folder.removed}
-            moved = self._moves.moved_from(folder, (one.name for one in sent if one.pending is not None))
-            if not sent and not (collided and base is not None and not base.settled):
+            drafts = self._plan(folder, ready, base)
+            removed = {one.name: folder.removed[one.name] for one in drafts if one.name in folder.removed}
+            moved = self._moves.moved_from(folder, (one.name for one in drafts if one.pending is not None))
+            if not drafts and not (collided and base is not None and not base.settled):
                 if folder.attempts:
-                    self._done(folder, sent)
+                    await self._done(folder, [])
                 self._tree.settle(folder.inode)
                 return
-            changes = {one.stored: one.raw for one in sent}
-            packed = base.packed.with_changes(changes) if base else Packed().with_changes(changes)
-            self._remember(folder, sent)
-            crash_point("directory.attempt")
-            folder.publishing = {one.name: one.raw for one in sent}
+            folder.publishing = {one.name: None for one in drafts}
             try:
+                sent = await write_entries(drafts, node.writekey)
+                changes = {one.stored: one.raw for one in sent}
+                packed = base.packed.with_changes(changes) if base else Packed().with_changes(changes)
+                self._remember(folder, sent)
+                crash_point("directory.attempt")
                 published = await node.publish(base, packed)
                 await self._tree.kept.keep(node, published)
                 folder.replace(published)
+                folder.checked = trio.current_time()
+                crash_point("directory.sent")
+                await self._done(folder, sent)
             except UncoordinatedWriteError:
                 log.info("a directory was changed by somebody else; merging")
                 crash_point("directory.collision")
@@ -190,9 +198,6 @@ class DirectoryPublisher:
                 continue
             finally:
                 folder.publishing = {}
-            folder.checked = trio.current_time()
-            crash_point("directory.sent")
-            self._done(folder, sent)
             for name, inode in removed.items():
                 if folder.removed.get(name) is inode:
                     del folder.removed[name]
@@ -225,31 +230,29 @@ class DirectoryPublisher:
             if not leaving and not both:
                 return self._split(folder)[0]  # merging may have renamed some
 
-    def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Sent]:
-        assert folder.node is not None
-        writekey = folder.node.writekey
-        sent: list[Sent] = []
+    def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Draft]:
+        drafts: list[Draft] = []
         adding = {(folder.inode.ino, name) for name in names if folder.pending[name].ino is not None}
         for name in names:
             old = base.packed.raw(folder.stored(name)) if base is not None else None
-            sent.append(self._sent(folder, name, old, writekey))
+            drafts.append(self._draft(folder, name, old))
             parked = self._park(folder, name, old, adding)
             if parked is not None:
-                sent.append(parked)
-        return sent
+                drafts.append(parked)
+        return drafts
 
-    def _sent(self, folder: Folder, name: bytes, old: bytes | None, writekey: bytes | None) -> Sent:
+    def _draft(self, folder: Folder, name: bytes, old: bytes | None) -> Draft:
         pending = folder.pending[name]
-        stored = folder.stored(name)
         if pending.ino is None:
-            return Sent(name, stored, pending, None, None)
-        inode = self._tree.inode(pending.ino)
+            return Draft(name, folder.stored(name), pending)
+        inode = self._tree.inode(pending.ino).as_now()
         keep = old if pending.base_ino == pending.ino else None
-        raw = write_entry(inode, stored, name, keep, writekey, folder.mark_of(name, pending))
-        return Sent(name, stored, pending, raw, inode.ino, inode.edition)
+        return Draft(name, folder.stored(name), pending, inode, keep, folder.mark_of(name, pending))
 
-    def _park(self, folder: Folder, name: bytes, old: bytes | None, adding: set[Link]) -> Sent | None:
+    def _park(self, folder: Folder, name: bytes, old: bytes | None, adding: set[Link]) -> Draft | None:
         pending = folder.pending[name]
+        if pending.base_ino is None:
+            return None
         moved = self._reach.must_park(folder, name, adding)
         if moved is None or old is None or digest(old) != pending.base:
             return None  # or an earlier attempt has parked it already
@@ -258,7 +261,7 @@ class DirectoryPublisher:
         entry = parsed(old)
         rw = moved.caps[0] if moved.caps is not None else b""
         raw = make_entry(temporary.decode(), entry.ro_uri, rw, entry.metadata, folder.node.writekey)
-        return Sent(temporary, temporary.decode(), None, raw, moved.ino)
+        return Draft(temporary, temporary.decode(), None, moved, raw=raw)
 
     # --- the journal -------------------------------------------------------------------------------------
 
@@ -277,14 +280,39 @@ class DirectoryPublisher:
         self._tree.journal.commit(batch, freeing=True)
         folder.pending.update(parked)
 
-    def _done(self, folder: Folder, sent: list[Sent]) -> None:
+    async def _done(self, folder: Folder, sent: list[Sent]) -> None:
         """The grid has these names: forget what is still as it was sent, rebase what changed meanwhile."""
+        parked = {one.ino for one in sent if one.pending is None}
+        last = max(0, len(sent) - 1) // _SLICE * _SLICE
+        for start in range(0, last, _SLICE):
+            self._forget(folder, sent[start : start + _SLICE], parked, Batch())
+            crash_point("directory.forgetting")
+            await trio.lowlevel.checkpoint()  # a large directory must not keep the kernel waiting
+        batch, attempts = Batch(), self._open_attempts(folder, sent)
+        batch.meta[attempts_key(folder.inode.ino)] = (
+            _attempts_row(attempts) if self._has_rows(folder) else None
+        )
+        self._forget(folder, sent[last:], parked, batch)
+        crash_point("directory.done")
+        folder.attempts = attempts
+        if not folder.pending:
+            folder.put_back.clear()
+        if folder.inode.born is None:  # from now on others can know what is in here
+            for one in sent:
+                child = self._tree.inodes.get(one.ino) if one.ino is not None else None
+                if child is not None:
+                    child.born = None
+        self._tree.settle(folder.inode)
+        self._wake_waiting()
+
+    def _has_rows(self, folder: Folder) -> bool:
+        """Of a removed directory the journal has nothing any more, unless something was moved out of it."""
+        return folder.inode.stored or self._tree.may_be_on_grid(folder.inode)
+
+    def _forget(self, folder: Folder, sent: list[Sent], parked: Collection[int | None], batch: Batch) -> None:
+        """Do so with some names of the version, and commit `batch`; `parked`: what has a temporary name in it."""
         tree, directory = self._tree, folder.inode.ino
-        batch = Batch()
-        # Of one that was removed meanwhile the journal has nothing any more, unless something was moved out of it.
-        has_rows = folder.inode.stored or tree.may_be_on_grid(folder.inode)
-        attempts = self._open_attempts(folder, sent)
-        batch.meta[attempts_key(directory)] = _attempts_row(attempts) if has_rows else None
+        has_rows = self._has_rows(folder)
         changed: dict[bytes, Pending | None] = {}
         for one in sent:
             mark = digest(one.raw)
@@ -307,29 +335,18 @@ class DirectoryPublisher:
         finished = self._finished(folder, changed)
         for inode in finished:
             batch.objects[inode.ino] = None
-        removed = self._removed(sent, changed)
+        removed = self._removed(sent, changed, parked)
         for inode in removed:
             forget_directory(inode, batch)
         tree.journal.commit(batch, freeing=True)
-        crash_point("directory.done")
         for name, pending in changed.items():
             if pending is None:
                 self._merging.forget_pending(folder, name)
             else:
                 folder.pending[name] = pending
-        folder.attempts = attempts
-        if not folder.pending:
-            folder.put_back.clear()
         for inode in finished + removed:
             inode.stored = False
             tree.inodes.drop_if_unused(inode)
-        if folder.inode.born is None:  # from now on others can know what is in here
-            for one in sent:
-                child = tree.inodes.get(one.ino) if one.ino is not None else None
-                if child is not None:
-                    child.born = None
-        self._tree.settle(folder.inode)
-        self._wake_waiting(sent)
 
     def _finished(self, folder: Folder, changed: dict[bytes, Pending | None]) -> list[Inode]:
         """Inodes whose journal rows are not needed once `changed` holds."""
@@ -348,20 +365,23 @@ class DirectoryPublisher:
         return {
             name: marks
             for name, marks in folder.attempts.items()
-            if name not in done and digest(packed.raw(folder.stored(name))) in marks
+            if name not in done
+            and name in folder.pending
+            and digest(packed.raw(folder.stored(name))) in marks
         }
 
-    def _removed(self, sent: list[Sent], changed: dict[bytes, Pending | None]) -> list[Inode]:
+    def _removed(
+        self, sent: list[Sent], changed: dict[bytes, Pending | None], parked: Collection[int | None]
+    ) -> list[Inode]:
         """Directories of which the journal kept what was moved out of them, and that the grid does not have now."""
         gone: list[Inode] = []
-        parked = {one.ino for one in sent if one.pending is None}
         for one in sent:
             if one.pending is None or one.pending.base_ino in parked or changed.get(one.name, one.pending):
                 continue
             gone += kept_for(self._tree.inodes, one.pending)
         return gone
 
-    def _wake_waiting(self, sent: list[Sent]) -> None:
+    def _wake_waiting(self) -> None:
         """Removals elsewhere may have waited for what was just published."""
         waiting = self._tree.publisher.waiting_removals
         for folder in list(waiting):

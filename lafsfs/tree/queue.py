@@ -125,8 +125,13 @@ class Queue:
     def hurry(self) -> None:
         """From now until `relax`, nothing waits for its time; failed jobs are tried at once, then every second."""
         self._hurried += 1
-        for job in self._jobs.values():
-            self._now(job)
+        now = trio.current_time()
+        waiting = [job for job in self._jobs.values() if not job.running]
+        for job in waiting:
+            job.due, job.parked, job.urgent = now, False, True
+            job.serial = next(self._serial)
+        self._heap = [(float("-inf"), job.serial, job) for job in waiting]  # all others are outdated
+        self._wake.set()
 
     def relax(self) -> None:
         """Undo one `hurry`."""

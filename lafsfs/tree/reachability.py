@@ -73,12 +73,9 @@ class Reachability:
 
     def ready(self, folder: Folder, added: set[bytes]) -> list[bytes]:
         """The names of `folder` that one version can have: of `added`, and of the removed ones."""
-        while True:
-            links = {(folder.inode.ino, name) for name in added}
-            held = {name for name in added if not self._may_go(folder, name, links)}
-            if not held:
-                break
-            added = added - held
+        # A replaced name is parked if need be: only removed ones may have to wait.
+        removing = any(pending.ino is None for pending in folder.pending.values())
+        links = {(folder.inode.ino, name) for name in added} if removing else set[Link]()
         return [
             name
             for name, pending in folder.pending.items()
@@ -86,10 +83,10 @@ class Reachability:
         ]
 
     def _may_go(self, folder: Folder, name: bytes, adding: set[Link]) -> bool:
-        """Whether the grid's entry of a removed or replaced name is not needed any more."""
-        pending, old = folder.pending[name], self._replaced(folder, name)
-        if old is None or pending.ino is not None:
-            return True  # a replaced name is parked if need be
+        """Whether the grid's entry of a removed name is not needed any more."""
+        old = self._replaced(folder, name)
+        if old is None:
+            return True
         if old.nlink <= 0:
             return self._is_emptied(old, adding)
         if not old.links:

@@ -25,10 +25,19 @@ def own_cpu() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
+def memory(pid: int) -> int:
+    """The resident size now, in bytes; 0 for a process that is gone."""
+    return _size(pid, "VmRSS")
+
+
 def peak_memory(pid: int) -> int:
     """The largest resident size so far, in bytes; 0 for a process that is gone."""
+    return _size(pid, "VmHWM")
+
+
+def _size(pid: int, what: str) -> int:
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmHWM")), 0)
+    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith(what)), 0)

@@ -28,7 +28,7 @@ from lafsfs.errors import LafsError, PendingError
 from lafsfs.formats.caps import DirCap
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Directory
-from lafsfs.nodes.maker import NodeMaker
+from lafsfs.nodes.maker import NewDirectory, NodeMaker
 from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.inodes import ROOT, Inode
@@ -367,7 +367,7 @@ class CrashPoints:
         places: list[tuple[type, str]] = [
             (Journal, "commit"),
             (NodeMaker, "upload"),
-            (NodeMaker, "create_directory"),
+            (NewDirectory, "publish"),
             (Directory, "publish"),
         ]
         originals = [(place, name, getattr(place, name)) for place, name in places]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree import outgoing, publishing
 from lafsfs.tree.change import Change
 from lafsfs.tree.inodes import ROOT
 from lafsfs.tree.publishing import DirectoryPublisher
@@ -91,7 +93,7 @@ async def test_changed_while_it_was_published(
                 await CHANGES[change](fs)
                 copy_state(tmp_path / "state", copies[0])
 
-        hold(monkeypatch, moment, act, (Directory, "publish") if known else (NodeMaker, "create_directory"))
+        hold(monkeypatch, moment, act, (Directory, "publish") if known else (NodeMaker, "new_directory"))
         forgotten(
             monkeypatch, lambda: copies[1].exists() or pending or copy_state(tmp_path / "state", copies[1])
         )
@@ -128,8 +130,8 @@ def forgotten(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
     """Do something when the journal has just forgotten what was published."""
     call = DirectoryPublisher._done
 
-    def done(*args: Any) -> None:
-        call(*args)
+    async def done(*args: Any) -> None:
+        await call(*args)
         act()
 
     monkeypatch.setattr(DirectoryPublisher, "_done", done)
@@ -156,3 +158,60 @@ async def test_a_new_name_alone_keeps_what_it_leads_to(nodes: NodeMaker, tmp_pat
         assert set(await fs.everything()) == {b"back", b"back/f"}
         await fs.drain()
         assert left_in(fs.tree) == []
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+@pytest.mark.parametrize(
+    "place", [(outgoing, "write_entry"), (DirectoryPublisher, "_forget")], ids=["written", "forgotten"]
+)
+@pytest.mark.parametrize("change", CHANGES)
+async def test_changed_between_two_slices_of_a_large_one(
+    nodes: NodeMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    place: tuple[Any, str],
+    known: bool,
+) -> None:
+    """Other tasks run while the entries of a version are written, and while the journal forgets them."""
+    monkeypatch.setattr(outgoing, "_SLICE", 1)
+    monkeypatch.setattr(publishing, "_SLICE", 1)
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path / "state") as fs, trio.open_nursery() as nursery:
+        await fs.mkdir("d")
+        if known:
+            await fs.write("d/f", b"old")
+            await fs.drain()
+        for name in ("a", "f", "m", "other", "z"):
+            await fs.write(f"d/{name}", name.encode())
+        begun, calls, call = trio.Event(), [0], getattr(*place)
+
+        def watched(*args: Any) -> Any:
+            calls[0] += 1
+            begun.set()
+            return call(*args)
+
+        async def act() -> None:
+            await begun.wait()
+            before = calls[0]
+            await CHANGES[change](fs)
+            copy_state(tmp_path / "state", tmp_path / "copy")
+            assert before < 5, "all was over before anything could change"
+
+        monkeypatch.setattr(*place, watched)
+        nursery.start_soon(act)
+        await fs.drain()
+        nursery.cancel_scope.deadline = trio.current_time() + 5
+    async with opened(nodes, root, tmp_path / "state") as fs:
+        await fs.drain()
+        assert left_in(fs.tree) == []
+        expected = await _state(fs)
+    for copy in (tmp_path / "copy", tmp_path / "fresh"):
+        async with opened(nodes, root, copy) as fs:
+            assert await _state(fs) == expected
+            assert not fs.tree.errors
+            assert not fs.tree.conflicts
+    assert (b"d/f" in expected) == (
+        change not in ("removed", "renamed", "moved up", "removed with all there was")
+    )
+    assert (b"d/other" in expected) == (change not in ("replaced", "removed with all there was"))
