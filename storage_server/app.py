@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lafsfs.errors import FormatError, LafsError
 from lafsfs.gbs import headers, messages, routes
@@ -244,8 +243,9 @@ async def _refuse(exchange: Exchange, endpoint: Endpoint, error: Exception) -> N
     )
 
 
-def asgi_application(store: Store, swissnum: str) -> Starlette:
+def asgi_application(store: Store, swissnum: str) -> ASGIApp:
     """The whole application; the store is opened and closed with its lifespan."""
+    application = Application(store, swissnum)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -255,4 +255,10 @@ def asgi_application(store: Store, swissnum: str) -> Starlette:
         finally:
             await store.close()
 
-    return Starlette(routes=[Mount("/", app=Application(store, swissnum))], lifespan=lifespan)
+    around = Starlette(lifespan=lifespan)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        # Requests go past Starlette, whose layers of middleware would find nothing to do.
+        await (application if scope["type"] == "http" else around)(scope, receive, send)
+
+    return serve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 
 from lafsfs.formats import base32
@@ -35,7 +36,7 @@ class Layout:
 
     def bucket(self, storage_index: bytes) -> str:
         """Directory of the complete shares of a storage index."""
-        name = base32.encode(storage_index)
+        name = _name(storage_index)
         return f"{self.shares}/{name[:2]}/{name}"
 
     def share(self, storage_index: bytes, shnum: int) -> str:
@@ -44,12 +45,12 @@ class Layout:
 
     def upload(self, storage_index: bytes, shnum: int) -> str:
         """File of one immutable share in progress."""
-        name = base32.encode(storage_index)
+        name = _name(storage_index)
         return f"{self.incoming}/{name[:2]}/{name}/{shnum}"
 
     def scratch(self, storage_index: bytes, shnum: int) -> str:
         """File in which a share is put together before it is renamed into place; gone after a restart."""
-        return f"{self.incoming}/{base32.encode(storage_index)}.{shnum}"
+        return f"{self.incoming}/{_name(storage_index)}.{shnum}"
 
     def share_numbers(self, storage_index: bytes) -> list[int]:
         """Numbers of the complete shares, ascending; files of other names are not shares."""
@@ -86,6 +87,12 @@ class Layout:
                 os.unlink(os.path.join(directory, name))
             for name in subdirectories:
                 os.rmdir(os.path.join(directory, name))
+
+
+@lru_cache(maxsize=256)
+def _name(storage_index: bytes) -> str:
+    """The base32 of a storage index, which one request needs several times."""
+    return base32.encode(storage_index)
 
 
 def is_share_name(name: str) -> bool:

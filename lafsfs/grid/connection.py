@@ -73,25 +73,6 @@ class Reply(NamedTuple):
         return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
-class _NoCookies(httpx.Cookies):
-    """Storage servers set no cookies; looking for some would cost more than the rest of httpx."""
-
-    def extract_cookies(self, response: httpx.Response) -> None:
-        """Nothing is kept."""
-
-
-class _Client(httpx.AsyncClient):
-    _none = _NoCookies()
-
-    @property
-    def cookies(self) -> httpx.Cookies:
-        return self._none
-
-    @cookies.setter
-    def cookies(self, cookies: object) -> None:
-        """Not kept either."""
-
-
 class _Route:
     """One NURL with its connections."""
 
@@ -99,7 +80,6 @@ class _Route:
         host = f"[{nurl.host}]" if ":" in nurl.host else nurl.host
         self.url = httpx.URL(f"https://{host}:{nurl.port}/")
         self.transport = PinnedTransport(nurl.host, nurl.port, base64.urlsafe_b64decode(nurl.spki + "="))
-        self.client = _Client(transport=self.transport, follow_redirects=False, trust_env=False)
         self.headers = [
             (b"Host", f"{host}:{nurl.port}".encode()),
             (AUTHORIZATION.encode(), authorization(nurl.swissnum).encode()),
@@ -123,7 +103,7 @@ class ServerConnection:
     async def aclose(self) -> None:
         """Close all connections."""
         for route in self._routes:
-            await route.client.aclose()
+            await route.transport.aclose()
 
     async def request(
         self,
@@ -189,7 +169,8 @@ class ServerConnection:
                 method, route.url, headers=route.headers + lines, stream=Payload(body), extensions=extensions
             )
             try:
-                response = await route.client.send(request, stream=True)
+                # Not by an AsyncClient: its cookies, redirects and authentication cost as much as sending.
+                response = await route.transport.handle_async_request(request)
             except PinMismatchError:
                 failure = PinMismatchError(
                     f"{self._name}: the certificate is not the one that its NURL names"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -16,6 +17,7 @@ from lafsfs.errors import NotEnoughServersError, ServerError
 from lafsfs.grid.placement import happiness_by_server, plan
 from lafsfs.grid.server import StorageServer
 from lafsfs.grid.servers import Grid
+from lafsfs.transfer.concurrent import together
 
 log = logging.getLogger(__name__)
 
@@ -144,15 +146,18 @@ class _Placing:
         requests = requests or self._planned()
         best = -1
         while requests:
-            async with trio.open_nursery() as looking:
-                for server in self._candidates:
-                    if server not in requests and server not in self._asked and not server.health.quarantined:
-                        looking.start_soon(self._look, server)
-                async with trio.open_nursery() as allocating:
-                    for server, shares in requests.items():
-                        allocating.start_soon(self._allocate, server, shares)
-                # What others hold only saves work: it is not worth waiting for a server that is slow.
-                looking.cancel_scope.deadline = trio.current_time() + _LOOK_SECONDS
+            allocating = [partial(self._allocate, server, shares) for server, shares in requests.items()]
+            others = [s for s in self._candidates if s not in requests and s not in self._asked]
+            if others:
+                async with trio.open_nursery() as looking:
+                    for server in others:
+                        if not server.health.quarantined:
+                            looking.start_soon(self._look, server)
+                    await together(*allocating)
+                    # What others hold only saves work: it is not worth waiting for a server that is slow.
+                    looking.cancel_scope.deadline = trio.current_time() + _LOOK_SECONDS
+            else:
+                await together(*allocating)
             reached = self.homes.happiness()
             complete = len(self.homes.shares()) == self._file.n
             if complete and (reached >= happy or reached <= best):
@@ -232,11 +237,10 @@ class _Placing:
 
     async def _renew(self) -> None:
         """Leases on shares that were found without allocating anything."""
-        file = self._file
-        async with trio.open_nursery() as nursery:
-            for server in self.homes.held:
-                if server not in self.homes.open:
-                    nursery.start_soon(_renew, server, file.storage_index)
+        index = self._file.storage_index
+        found = [server for server in self.homes.held if server not in self.homes.open]
+        if found:
+            await together(*(partial(_renew, server, index) for server in found))
 
 
 async def _renew(server: StorageServer, storage_index: bytes) -> None:

@@ -11,7 +11,7 @@ from lafsfs.tree.directories import Pending
 from lafsfs.tree.entries import write_entry
 from lafsfs.tree.inodes import Inode
 
-_SLICE = 16  # entries, of some 0.1 ms each, between two looks at what else is to be done
+SLICE = 16  # entries, of some 0.1 ms each, between two looks at what else is to be done
 
 
 class Draft(NamedTuple):
@@ -41,7 +41,7 @@ async def write_entries(drafts: Sequence[Draft], writekey: bytes | None) -> list
     """The entries of a version. Names may change meanwhile, as they may until the grid has answered."""
     sent: list[Sent] = []
     for draft in drafts:
-        if len(sent) % _SLICE == _SLICE - 1:
+        if len(sent) % SLICE == SLICE - 1:
             await trio.lowlevel.checkpoint()  # a large directory must not keep the kernel waiting
         sent.append(_written(draft, writekey))
     return sent

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROUNDS = 8  # collisions in a row before the queue's back-off takes over
-_SLICE = 500  # names, of some 20 µs each, between two looks at what else is to be done
+SLICE = 500  # names, of some 20 µs each, between two looks at what else is to be done
 
 
 class Progress(NamedTuple):
@@ -283,9 +283,9 @@ class DirectoryPublisher:
     async def _done(self, folder: Folder, sent: list[Sent]) -> None:
         """The grid has these names: forget what is still as it was sent, rebase what changed meanwhile."""
         parked = {one.ino for one in sent if one.pending is None}
-        last = max(0, len(sent) - 1) // _SLICE * _SLICE
-        for start in range(0, last, _SLICE):
-            self._forget(folder, sent[start : start + _SLICE], parked, Batch())
+        last = max(0, len(sent) - 1) // SLICE * SLICE
+        for start in range(0, last, SLICE):
+            self._forget(folder, sent[start : start + SLICE], parked, Batch())
             crash_point("directory.forgetting")
             await trio.lowlevel.checkpoint()  # a large directory must not keep the kernel waiting
         batch, attempts = Batch(), self._open_attempts(folder, sent)

@@ -18,7 +18,6 @@ from pathlib import Path
 import httpx
 import trio
 
-from lafsfs.grid.connection import _Client
 from lafsfs.grid.transport import Payload, PinnedTransport
 from tests.support.scripted_server import Exchange, make_certificate, scripted_server
 
@@ -76,7 +75,7 @@ async def _measure(send: Send) -> dict[str, float]:
 
 async def _ours(port: int, pin: bytes) -> dict[str, float]:
     url = httpx.URL(f"https://127.0.0.1:{port}/")
-    async with _Client(transport=PinnedTransport("127.0.0.1", port, pin)) as client:
+    async with PinnedTransport("127.0.0.1", port, pin) as transport:
 
         async def send(path: str, body: bytes) -> bytes:
             request = httpx.Request(
@@ -86,7 +85,7 @@ async def _ours(port: int, pin: bytes) -> dict[str, float]:
                 stream=Payload(body),
                 extensions={"timeout": {}, "target": path.encode()},
             )
-            answer = await client.send(request, stream=True)
+            answer = await transport.handle_async_request(request)
             return bytes(answer.extensions["body"])
 
         return await _measure(send)

@@ -22,7 +22,7 @@ from lafsfs.formats.packed import Packed
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool
-from lafsfs.tree import journal, record_log
+from lafsfs.tree import journal, publishing, record_log
 from lafsfs.tree.options import TreeOptions
 from tests.support.grids import SECRETS
 from tests.support.trees import Files, opened
@@ -176,6 +176,7 @@ async def run(grid_file: Path, state: Path, seed: str, root: DirCap) -> None:
     """All acts on a tree; a line on stdout for each that returned."""
     record_log.SEGMENT_BYTES = 4 << 10
     journal.SLACK_BYTES = 4 << 10
+    publishing.SLICE = 1
     profile = GridProfile.load(grid_file)
     async with Grid(profile, ClientSecrets(SECRETS.convergence, SECRETS.lease)) as grid:
         nodes = NodeMaker(grid, None, KeyPool(None, None, 0))

@@ -174,8 +174,8 @@ async def test_changed_between_two_slices_of_a_large_one(
     known: bool,
 ) -> None:
     """Other tasks run while the entries of a version are written, and while the journal forgets them."""
-    monkeypatch.setattr(outgoing, "_SLICE", 1)
-    monkeypatch.setattr(publishing, "_SLICE", 1)
+    monkeypatch.setattr(outgoing, "SLICE", 1)
+    monkeypatch.setattr(publishing, "SLICE", 1)
     root = await new_root(nodes)
     async with opened(nodes, root, tmp_path / "state") as fs, trio.open_nursery() as nursery:
         await fs.mkdir("d")
