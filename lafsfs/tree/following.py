@@ -21,7 +21,7 @@ from lafsfs.tree.entries import is_directory_entry
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kept import KeptDirectories
-from lafsfs.tree.removals import keep_linked
+from lafsfs.tree.removals import ensure_linked, keep_linked
 from lafsfs.tree.resolving import Resolving
 from lafsfs.tree.torn import Torn
 
@@ -260,6 +260,15 @@ class Following(Resolving):
         """After publishing a directory: if somebody removed it, or one above it, meanwhile, that comes back now, not
         at some refresh: who removed it may have looked for changes just before. GridError.
         """
+        top = await self._look_upwards(inode)
+        while top is not None and top.lost is not None and top.nlink <= 0:
+            ensure_linked(cast("Tree", self), top)
+            top = await self._look_upwards(inode)  # what is in it may be gone, too
+
+    async def _look_upwards(self, inode: Inode) -> Inode | None:
+        """The directory at which the way up ends; None if what is above that counts when something else is published,
+        or is not known here.
+        """
         published = trio.current_time()
         seen: set[int] = set()
         while inode.ino != ROOT and inode.first_link is not None and inode.ino not in seen:
@@ -268,15 +277,16 @@ class Following(Resolving):
             above = self.inodes.get(directory)
             folder = above.folder if above is not None else None
             if above is None or folder is None or not folder.loaded or folder.node is None:
-                return
+                return None
             if name in folder.pending:
-                return  # what is above counts when that is published
+                return None
             async with folder.lock:
                 await self._look_again(folder, published)
                 lost = inode.nlink <= 0 and not inode.links and inode.ino in self.lost_directories
                 if lost and folder.inode.nlink > 0 and folder.node.writable:
                     keep_linked(cast("Tree", self), folder, name, inode)
             inode = above
+        return inode
 
     async def _look_again(self, folder: Folder, since: float) -> None:
         assert folder.node is not None

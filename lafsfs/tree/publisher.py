@@ -104,9 +104,11 @@ class Publisher:
         self._directory_publisher.reconsider(folder)
 
     def has_changes_below(self, directory: Inode) -> bool:
-        """Whether something was made or changed in a directory that is not on the grid yet. (Removals are no reason
-        to keep it.)
+        """Whether something was made or changed in a directory that is not on the grid yet, or just came there.
+        (Removals are no reason to keep it.)
         """
+        if any(self._is_in(ino, directory) for ino in self._to_look_above):
+            return True
         for job in (*self.files, *self.directories):
             inode = self._tree.inodes.get(job.key)
             if inode is None or inode.nlink <= 0:
@@ -114,9 +116,13 @@ class Publisher:
             names = inode.folder.pending.values() if inode.folder is not None else ()
             if not inode.dirty and all(pending.ino is None for pending in names):
                 continue
-            if inode is directory or directory in self._tree.ancestors(inode):
+            if self._is_in(job.key, directory):
                 return True
         return False
+
+    def _is_in(self, ino: int, directory: Inode) -> bool:
+        inode = self._tree.inodes.get(ino)
+        return inode is not None and (inode is directory or directory in self._tree.ancestors(inode))
 
     # --- files -------------------------------------------------------------------------------------------
 

@@ -6,15 +6,18 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from lafsfs.errors import PendingError, RollbackError
+from lafsfs.formats.caps import LiteralCap
 from lafsfs.formats.dirnode import Entry, make_entry
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kernel import NoKernel
@@ -476,3 +479,27 @@ async def test_a_file_that_arrives_while_its_directory_is_removed_is_kept(
             await here.names("dir")
         assert directory.nlink <= 0
         assert await agree(here, there) == {b"dir", b"dir/file"}
+
+
+async def test_a_directory_is_removed_while_somebody_looks_above_what_was_published_in_it(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """All that is above comes back, however many of them others removed."""
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
+        for path in ("a", "a/b", "a/b/c"):
+            await here.mkdir(path)
+        await agree(here, there)
+        c = await here.find("a/b/c")
+        await attach(here.tree, c.ino, b"new", caps_to_attach(LiteralCap(b"new").to_bytes()))
+        for path in ("a/b/c", "a/b", "a"):
+            await there.rmdir(path)
+        await there.drain()
+        for inode in (c, await here.find("a/b")):  # its times are in the directory above
+            assert inode.folder is not None
+            await here.tree.publisher._directory_publisher.publish(inode.folder, late=True)
+        here.tree.inode(ROOT).folder.checked = float("-inf")  # type: ignore[union-attr]
+        here.tree.options = replace(here.tree.options, refresh=0.0)
+        assert await here.names() == set()
+        await here.tree.look_above(c)
+        await here.drain()
+        assert b"a/b/c/new" in await agree(here, there)
