@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FIRST_RETRY = 1.0  # seconds
 LAST_RETRY = 60.0
 PATIENCE = 10.0
+CALM = 0.4  # seconds for which programs must not be busy any more before several jobs are done at once
 REST = 0.005  # seconds for which a queue rests for each request that came while it did an overdue job,
 REST_SHARE = 4.0  # but no more than so many times as long as the job took,
 REST_MAX = 1.0  # nor than this
@@ -68,7 +69,7 @@ class Queue:
     ) -> None:
         """`busy_until`: the time before which work that nobody waits for should not compete with people's programs;
         it is held back up to `PATIENCE` seconds, then done one at a time, with rests that grow with the number of
-        `requests` that came meanwhile.
+        `requests` that came meanwhile. Several at a time only when programs have rested for a while.
         """
         self._work = work
         self._slots = slots
@@ -201,7 +202,9 @@ class Queue:
         if job.urgent or self._hurried:
             return 0.0
         busy_until = self._busy_until()
-        if trio.current_time() > job.since + PATIENCE and self._running == 0:
+        if self._running:
+            return busy_until + CALM  # it may have been a moment's pause
+        if trio.current_time() > job.since + PATIENCE:
             return min(busy_until, self._rests_until)
         return busy_until
 
