@@ -122,6 +122,10 @@ class NotEnoughServersError(GridError):
     errno = errno.ETIMEDOUT
 
 
+class OutdatedServersError(NotEnoughServersError):
+    """What was seen before is on servers that do not answer; those that do offer an older version."""
+
+
 class NotEnoughSharesError(GridError):
     """All servers answered, and fewer than k good shares exist: the content cannot be recovered from them.
 

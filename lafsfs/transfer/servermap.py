@@ -14,6 +14,7 @@ from lafsfs.errors import (
     FormatError,
     NotEnoughServersError,
     NotEnoughSharesError,
+    OutdatedServersError,
     RollbackError,
 )
 from lafsfs.formats import mutable_share
@@ -181,14 +182,16 @@ class ServerMap:
 
         NotEnoughServersError or NotEnoughSharesError: no version is recoverable, or the newest is not (an
         older one is only given when `older_ok`, or when the newest are in `forgiven`: failed writes of
-        our own). RollbackError: the best is older than sequence number `floor`, which was seen before.
+        our own). RollbackError: the best is older than sequence number `floor`, which was seen before;
+        OutdatedServersError if that may be because of servers that do not answer.
         """
         best = self.best()
         newer = [header for header in self.unrecoverable_newer() if header not in forgiven]
         if best is None or (newer and not older_ok):
             raise self._unrecoverable(best, newer)
         if best.seqnum < floor:
-            raise RollbackError(f"the servers offer version {best.seqnum}, but {floor} was seen before")
+            kind = OutdatedServersError if self.failed else RollbackError
+            raise kind(f"the servers offer version {best.seqnum}, but {floor} was seen before")
         return best
 
     def _unrecoverable(self, best: Header | None, newer: Collection[Header]) -> Exception:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from lafsfs.errors import GridError, NotEnoughSharesError, RollbackError
+from lafsfs.errors import GridError, NotEnoughSharesError, OutdatedServersError, RollbackError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree import torn
@@ -131,7 +131,9 @@ class Following(Resolving):
         return trio.current_time() < self._dead_until
 
     def _cannot_follow(self, folder: Folder, problem: Exception) -> None:
-        if isinstance(problem, RollbackError | NotEnoughSharesError):  # this directory only
+        if isinstance(
+            problem, RollbackError | NotEnoughSharesError | OutdatedServersError
+        ):  # this directory only
             if not folder.behind:
                 log.warning("a directory is shown as last seen: %s", problem)
             folder.behind = True

@@ -14,6 +14,7 @@ from lafsfs.errors import (
     LafsError,
     NotEnoughServersError,
     NotEnoughSharesError,
+    OutdatedServersError,
     RollbackError,
     UncoordinatedWriteError,
 )
@@ -252,6 +253,24 @@ async def test_an_old_server_does_not_let_everybody_through(ten: list[StorageSer
         with pytest.raises(UncoordinatedWriteError):
             await late.overwrite(b"too late", base)
         assert path.read_bytes() == before
+
+
+async def test_old_servers_prove_nothing_while_others_do_not_answer(
+    ten: list[StorageServer], tmp_path: Path
+) -> None:
+    few = ten[:2]
+    async with client(few, Encoding(1, 1, 2), timeouts=QUICK) as maker:
+        node = await maker.create_mutable(b"old", False)
+        save(few, node, tmp_path)
+        await node.overwrite(b"new", node.pinned)
+        roll_back(few[1:], node, tmp_path)
+        few[0].stop()
+        for attempt in (node.latest, node.newest):
+            with pytest.raises(OutdatedServersError):
+                await attempt()
+        few[0].start()
+        await answering(maker, few)
+        assert (await node.latest()).seqnum == 2
 
 
 async def test_a_roll_back_of_everything_is_noticed(ten: list[StorageServer], tmp_path: Path) -> None:
