@@ -53,11 +53,21 @@ class Moves:
         """Before the old name goes: if the new one does not lead to the directory, the move is taken back. GridError
         when the grid does not tell.
         """
-        if (
+        if self._is_new_name(folder, name, moved):
+            self._merging.let_theirs_stand(folder, name)
+        elif (
             not await self._is_reached(folder, moved)
             and moved_directory(self._tree, folder.pending.get(name)) is moved
         ):
             self._take_back(folder, name, moved)
+
+    def _is_new_name(self, folder: Folder, name: bytes, moved: Inode) -> bool:
+        """Whether the old name is the new one: it was moved between two names of one directory."""
+        others = (
+            self._tree.inodes.get(ino) for ino, new in self._tree.hard_links.names(moved) if new == name
+        )
+        cap = folder.inode.read_cap
+        return any(other is not None and other.read_cap == cap for other in others)
 
     async def look_back(self, folder: Folder, moved: Mapping[bytes, Inode]) -> None:
         """After the old names went: what others cut off in the meantime gets its name back."""

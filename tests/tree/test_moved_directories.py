@@ -14,6 +14,8 @@ import trio
 from lafsfs.formats.caps import DirCap, parse
 from lafsfs.formats.dirnode import Entry, make_entry
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree.attaching import attach, caps_to_attach
+from lafsfs.tree.inodes import ROOT
 from lafsfs.tree.options import TreeOptions
 from tests.support.pairs import NEVER, ONCE, agree, both, look_again
 from tests.support.trees import Files, all_in, new_root, opened
@@ -177,3 +179,26 @@ async def test_a_circle_that_somebody_else_made_is_not_entered(
         await there.rmdir("d1/d2/loop")
         await there.drain()
         assert await settled(here, there) == {b"d1", b"d1/d2"}
+
+
+@both_ways
+async def test_a_move_between_two_names_of_one_directory(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
+) -> None:
+    """Under the same name that changes nothing; under another one it is renamed."""
+    async with both(nodes, other_nodes, tmp_path, options) as (here, there):
+        for path in ("d", "d/same", "d/old"):
+            await here.mkdir(path)
+        await here.write("d/file", b"file")
+        await here.drain()
+        caps = (await here.find("d")).caps
+        assert caps is not None
+        await attach(here.tree, ROOT, b"also", caps_to_attach(caps[0]))
+        await here.drain()
+        await here.names("also")
+        await here.rename("d/same", "also/same")
+        await here.rename("d/old", "also/new")
+        await here.rename("d/file", "also/file")
+        below = {b"same", b"new", b"file"}
+        expected = {b"d", b"also"} | {top + b"/" + path for top in (b"d", b"also") for path in below}
+        assert await settled(here, there) == expected
