@@ -406,5 +406,7 @@ class CrashPoints:
 
 
 def copy_state(state: Path, copy: Path) -> None:
-    """The state directory as a power failure at this instant could leave it."""
-    shutil.copytree(state, copy)
+    """The state directory as a power failure at this instant could leave it. A kept directory that a thread is writing
+    just now has a scratch name, which may be gone before it is copied.
+    """
+    shutil.copytree(state, copy, ignore=shutil.ignore_patterns("*.new"))
