@@ -40,9 +40,7 @@ class Snapshot:
         """Whether no other version competes with this one. If not, publish again even without changes
         of one's own when an earlier publish ended in an UncoordinatedWriteError.
         """
-        if self.version.seqnum == 0:  # the only one of an immutable directory
-            return True
-        return self.pinned is not None and self.pinned.settled
+        return self.torn is None and (self.pinned is None or self.pinned.settled)
 
 
 class Directory:

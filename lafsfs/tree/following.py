@@ -58,10 +58,10 @@ class Following(Resolving):
         try:
             snapshot = await when_written(folder.node.read)
         except NotEnoughSharesError as problem:
-            still = self.torn.still(folder.inode.ino, problem.state) if writing else 0.0
-            if writing and still < torn.STILL:
+            still = self.torn.still(folder.inode.ino, problem.state) if writing else None
+            if still is not None and still < torn.STILL:
                 raise
-            snapshot = await self._older(folder, problem, still if writing else None)
+            snapshot = await self._older(folder, problem, still)
             if not folder.behind:
                 log.warning("an older version of a directory has to do: %s", problem)
             folder.behind = True

@@ -64,6 +64,21 @@ class Scale:
         row = self.rows[step] = Row(wall, mount, server, sum(map(memory, clients)))
         print(f"  {step:32}" + _cells(row), flush=True)
 
+    def unpack(self, archive: Path, files: int) -> None:
+        """Unpack so many files, and wait until they are on the grid."""
+        with self.timed("unpack", files):
+            subprocess.run(["tar", "xf", archive, "-C", self.place.path, "--no-same-owner"], check=True)
+        with self.timed("on the grid", files):
+            self.place.flush()
+
+    def list_cold(self, top: Path, files: int) -> None:
+        """List so many files as another machine would, and again."""
+        self.place.cold()
+        with self.timed("list with stat, cold", files):
+            check(_listed(top) == files, "the listing of another machine")
+        with self.timed("list with stat, again", files):
+            check(_listed(top) == files, "the second listing")
+
 
 def _cells(row: Row) -> str:
     return f"{row.wall:12,.0f}{row.mount:12,.0f}{row.server:12,.0f}{row.memory / (1 << 20):12,.0f}"
@@ -72,17 +87,10 @@ def _cells(row: Row) -> str:
 def tree(place: LafsfsPlace, archive: Path, files: int) -> dict[str, Row]:
     """All steps of one tree."""
     scale, top = Scale(place), place.path / "tree"
-    with scale.timed("unpack", files):
-        subprocess.run(["tar", "xf", archive, "-C", place.path, "--no-same-owner"], check=True)
-    with scale.timed("on the grid", files):
-        place.flush()
+    scale.unpack(archive, files)
     with scale.timed("list with stat", files):
         check(_listed(top) == files, "the listing")
-    place.cold()
-    with scale.timed("list with stat, cold", files):
-        check(_listed(top) == files, "the listing of another machine")
-    with scale.timed("list with stat, again", files):
-        check(_listed(top) == files, "the second listing")
+    scale.list_cold(top, files)
     with scale.timed("remove", files):
         subprocess.run(["rm", "-r", top], check=True)
     with scale.timed("removed on the grid", files):
@@ -93,15 +101,8 @@ def tree(place: LafsfsPlace, archive: Path, files: int) -> dict[str, Row]:
 def large_directory(place: LafsfsPlace, archive: Path, entries: int) -> dict[str, Row]:
     """All steps of a tree that is one directory, and creating files in it and in an empty one."""
     scale, top = Scale(place), place.path / "tree"
-    with scale.timed("unpack", entries):
-        subprocess.run(["tar", "xf", archive, "-C", place.path, "--no-same-owner"], check=True)
-    with scale.timed("on the grid", entries):
-        place.flush()
-    place.cold()
-    with scale.timed("list with stat, cold", entries):
-        check(_listed(top) == entries, "the listing of another machine")
-    with scale.timed("list with stat, again", entries):
-        check(_listed(top) == entries, "the second listing")
+    scale.unpack(archive, entries)
+    scale.list_cold(top, entries)
     empty = place.path / "empty"
     empty.mkdir()
     place.flush()

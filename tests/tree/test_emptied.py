@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lafsfs.formats.caps import DirCap, LiteralCap
+from lafsfs.formats.caps import DirCap, LiteralCap, parse
 from lafsfs.formats.dirnode import make_entry
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
@@ -18,6 +18,7 @@ from lafsfs.transfer.servermap import Version
 from lafsfs.tree.emptied import dropped, forgotten
 from lafsfs.tree.inodes import ROOT
 from tests.support.pairs import NEVER, agree, both
+from tests.support.trees import Files
 
 BY_TAHOE = b'{"tahoe": {"linkcrtime": 1.5, "linkmotime": 1.5}}'
 BY_LAFSFS = b'{"tahoe": {"linkcrtime": 1.5, "linkmotime": 1.5}, "lafsfs": {}}'
@@ -123,9 +124,13 @@ def test_what_was_known_is_not_forgotten(after: Mapping[str, bytes]) -> None:
     assert forgotten(snapshot(5, A | B), snapshot(8, after)) == (set(), 0)
 
 
-async def tahoe_puts(nodes: NodeMaker, root: DirCap, name: str, content: bytes) -> None:
-    """What Tahoe writes when the directory was empty as it began."""
-    node = nodes.directory(root)
+async def tahoe_puts(nodes: NodeMaker, fs: Files, name: str, content: bytes) -> None:
+    """What Tahoe writes into the root when it was empty as it began."""
+    root = fs.tree.inode(ROOT).caps
+    assert root is not None
+    cap = parse(root[0])
+    assert isinstance(cap, DirCap)
+    node = nodes.directory(cap)
     raw = make_entry(name, LiteralCap(content).to_bytes(), b"", BY_TAHOE, node.writekey)
     await node.publish(await node.read(), Packed().with_changes({name: raw}))
 
@@ -138,12 +143,8 @@ async def test_it_is_put_back(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path
         await here.write("d/in", b"in")
         await here.write("taken", b"ours")
         before = await agree(here, there)
-        node = here.tree.inode(ROOT).folder
-        assert node is not None
-        assert node.node is not None
-        assert isinstance(node.node.cap, DirCap)
         await there.write("unpublished", b"too")
-        await tahoe_puts(nodes, node.node.cap, "taken", b"tahoe's")
+        await tahoe_puts(nodes, here, "taken", b"tahoe's")
         after = await agree(here, there)
         assert before | {b"unpublished"} < after
         (copy,) = {path for path in after - before if b".conflict-" in path}
@@ -164,11 +165,7 @@ async def test_two_that_put_the_same_back_make_one_copy(
         await here.mkdir("d")
         await here.write("d/in", b"in")
         await agree(here, there)
-        node = here.tree.inode(ROOT).folder
-        assert node is not None
-        assert node.node is not None
-        assert isinstance(node.node.cap, DirCap)
-        await tahoe_puts(nodes, node.node.cap, name, b"tahoe's")
+        await tahoe_puts(nodes, here, name, b"tahoe's")
         for fs in (here, there):
             assert await fs.names() == {b"file", b"d"}
             fs.tree.options = dataclasses.replace(fs.tree.options, label="same")
@@ -184,14 +181,10 @@ async def test_what_only_one_mount_knew_is_put_back(
         await here.write("a", b"old")
         await here.write("b", b"b")
         await agree(here, there)
-        node = here.tree.inode(ROOT).folder
-        assert node is not None
-        assert node.node is not None
-        assert isinstance(node.node.cap, DirCap)
         await there.write("a", b"new")
         await there.write("late", b"late")
         await there.drain()
-        await tahoe_puts(nodes, node.node.cap, "tahoe's", b"t")
+        await tahoe_puts(nodes, here, "tahoe's", b"t")
         assert await here.names() == {b"a", b"b", b"tahoe's"}
         await here.drain()
         assert b"late" in await there.names()
@@ -207,11 +200,7 @@ async def test_a_mount_that_cannot_write_shows_what_there_is(
     async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
         await here.write("a", b"a")
         await agree(here, there)
-        folder = here.tree.inode(ROOT).folder
-        assert folder is not None
-        assert folder.node is not None
-        assert isinstance(folder.node.cap, DirCap)
         for fs in (here, there):
             fs.tree.options = dataclasses.replace(fs.tree.options, read_only=True)
-        await tahoe_puts(nodes, folder.node.cap, "t", b"t")
+        await tahoe_puts(nodes, here, "t", b"t")
         assert await agree(here, there) == {b"t"}
