@@ -198,7 +198,8 @@ class Following(Resolving):
         """Names that look different in a snapshot, brought up to date, each with the number it led to before."""
         for name, before in folder.adopt(snapshot):
             old = self.inodes.get(before) if before != UNKNOWN else None
-            if old is not None:
+            # A number that was given up may have gone to another entry that carries it since.
+            if old is not None and (folder.inode.ino, name) in old.links:
                 self._update(folder, name, old)
             elif name in folder.kids:
                 folder.show(name, UNKNOWN)

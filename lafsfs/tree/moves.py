@@ -120,6 +120,8 @@ class Moves:
 
     def _take_back(self, folder: Folder, name: bytes, moved: Inode) -> None:
         tree = self._tree
+        if not tree.may_be_on_grid(folder.inode):
+            return  # removed meanwhile, which waits for what was moved out of it
         self._taken_back[moved.ino] += 1
         inside_itself = any(above is moved for above in (folder.inode, *tree.ancestors(folder.inode)))
         to_and_fro = self._taken_back[moved.ino] > MOST and name in folder.pending

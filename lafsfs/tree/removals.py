@@ -47,6 +47,8 @@ class Removals:
         pending = folder.pending.get(name)
         if not changed or folder.removed.get(name) is not inode or pending is None:
             return False
+        if not self._tree.may_be_on_grid(folder.inode):
+            return False  # removed meanwhile: it is looked at again with the directory
         log.info("something removed was changed by somebody else; it stays")
         if pending.ino is not None:
             del folder.removed[name]
@@ -58,9 +60,13 @@ class Removals:
         """After the entries went: whoever changed the objects in the meantime has them back."""
         for name, inode in removed.items():
             changed = await self._changed(inode)
-            if changed and inode.nlink <= 0:
-                log.info("something was changed while it was removed; it comes back")
-                keep_linked(self._tree, folder, name, inode, changed)
+            if not changed or inode.nlink > 0:
+                continue
+            if not self._tree.may_be_on_grid(folder.inode):
+                folder.removed.setdefault(name, inode)  # it is looked at again with the directory
+                continue
+            log.info("something was changed while it was removed; it comes back")
+            keep_linked(self._tree, folder, name, inode, changed)
 
     async def _changed(self, top: Inode) -> set[Inode]:
         """What is not as it was when it was removed, and all removed directories above that."""
