@@ -101,6 +101,14 @@ class Merging:
         self._tree.count_subdirectories(folder)
         self._tree.kernel.entry_changed(folder.inode.ino, name)
 
+    def stand_aside(self, folder: Folder, name: bytes) -> None:
+        """What the grid has under a name stays: a removal is given up, what was to replace it gets another name."""
+        pending = folder.pending.get(name)
+        if pending is None or pending.ino is None:
+            self.let_theirs_stand(folder, name)
+        elif folder.base_raw(name) is not None:
+            self.keep_both(folder, name)
+
     def forget_pending(self, folder: Folder, name: bytes) -> None:
         """A name does not differ from the grid any more; its journal row is gone already."""
         pending = folder.pending.pop(name)

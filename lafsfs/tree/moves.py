@@ -128,7 +128,7 @@ class Moves:
         if inside_itself or to_and_fro:
             # Others moved what is around it, or two names are not agreed on: both stay.
             folder.checked = float("-inf")
-            self._merging.let_theirs_stand(folder, name)
+            self._merging.stand_aside(folder, name)
             return
         link = next(tree.hard_links.names(moved), None)
         if link is None:

@@ -125,14 +125,11 @@ class DirectoryPublisher:
         """What is removed or replaced here waits for others, and they for this: it stays as it is on the grid."""
         async with folder.lock:
             ready, _ = self._split(folder)
-            for name, pending in list(folder.pending.items()):
+            for name in list(folder.pending):
                 if name in ready or name not in folder.pending or folder.base_raw(name) is None:
                     continue
                 log.info("something was not removed, as it waited in vain for what others moved")
-                if pending.ino is None:
-                    self._merging.let_theirs_stand(folder, name)
-                else:
-                    self._merging.keep_both(folder, name)
+                self._merging.stand_aside(folder, name)
 
     # --- a new directory ---------------------------------------------------------------------------------
 
