@@ -16,6 +16,7 @@ from lafsfs.formats.dirnode import Entry, make_entry
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.inodes import ROOT
+from lafsfs.tree.moves import MOST
 from lafsfs.tree.options import TreeOptions
 from tests.support.pairs import NEVER, ONCE, agree, both, look_again
 from tests.support.trees import Files, all_in, new_root, opened
@@ -202,3 +203,24 @@ async def test_a_move_between_two_names_of_one_directory(
         below = {b"same", b"new", b"file"}
         expected = {b"d", b"also"} | {top + b"/" + path for top in (b"d", b"also") for path in below}
         assert await settled(here, there) == expected
+
+
+async def test_what_replaced_a_directory_is_kept_when_its_removal_is_given_up(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """After several moves that were taken back, a removed directory stays on the grid."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.mkdir("d")
+        await here.write("d/file", b"inner")
+        await agree(here, there)
+        root, moved = here.tree.inode(ROOT).folder, await here.find("d/file")
+        assert root is not None
+        await here.rename("d/file", "file")
+        await here.rmdir("d")
+        await here.write("d", b"in its place")
+        moves = here.tree.publisher._directory_publisher._moves
+        moves._taken_back[moved.ino] = MOST
+        moves._take_back(root, b"d", moved)
+        assert await contents(here) >= {b"in its place"}
+        await settled(here, there)
+        assert await contents(there) == {b"inner", b"in its place"}
