@@ -49,12 +49,14 @@ def encode(
     raw_name: bytes | None,
     old: Mapping[str, Any] | None,
     put_back: tuple[int, int] | None = None,
+    upon: tuple[int, str] | None = None,
 ) -> dict[str, Any]:
     """The metadata to store: `old` with our key and the classic times replaced.
 
     `raw_name` is what the user called the entry when that differs from the stored name. The classic `mtime`
     and `ctime` in float seconds are for other tools. `put_back`: the entry is that of the first version of the
-    directory, and was missing in the second (sequence numbers).
+    directory, and was missing in the second (sequence numbers). `upon`: it was written upon that version, in which
+    there was this name only.
     """
     ours: dict[str, Any] = {
         "mode": posix.mode,
@@ -80,6 +82,8 @@ def encode(
         ours["name"] = _base64(raw_name)
     if put_back is not None:
         ours["back"] = list(put_back)
+    if upon is not None:
+        ours["upon"] = list(upon)
     metadata = dict(old or {})
     metadata[_KEY] = ours
     metadata["mtime"] = posix.mtime_ns / _NANO
@@ -128,6 +132,15 @@ def was_put_back(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(numbers, list) or len(numbers) != 2 or not all(type(one) is int for one in numbers):
         return None
     return numbers[0], numbers[1]
+
+
+def written_upon(metadata: Mapping[str, Any]) -> tuple[int, str] | None:
+    """`upon` as it was given to `encode`."""
+    ours = metadata.get(_KEY)
+    upon = ours.get("upon") if isinstance(ours, dict) else None
+    if not isinstance(upon, list) or [type(one) for one in upon] != [int, str]:
+        return None
+    return upon[0], upon[1]
 
 
 def classic_times(metadata: Mapping[str, Any]) -> int:

@@ -5,6 +5,10 @@ version has any content, its shares are gone by then and the attempt fails. But 
 zero bytes: no share is needed for those, and the version that Tahoe then writes holds nothing but its own entry. It
 tries four times, and waits up to 20 seconds in between.
 
+Others may build upon that version before anybody has looked at it. So who changes a version that holds nothing but one
+entry of Tahoe's says so in an entry of the next one: the sequence number, and the name of that entry. Whoever knows the
+version just before, without that name, knows then what was dropped.
+
 Who puts back what is missing may not know the version that was lost, only one before it. So what is put back carries
 two sequence numbers: of the version that it is from, and of the one in which it was missing. Whoever knows a version
 between the two puts back what is in that one.
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
-from lafsfs.tree.entries import same_object, was_put_back
+from lafsfs.tree.entries import same_object, was_put_back, written_upon
 
 _TAHOES, _OURS = b'"tahoe"', b'"lafsfs"'  # keys of an entry's metadata
 
@@ -42,17 +46,34 @@ def dropped(before: Snapshot, after: Snapshot, empty_ago: float) -> set[str]:
 
 
 def forgotten(before: Snapshot, after: Snapshot) -> tuple[set[str], int]:
-    """The names, as stored, that are in `before` and were not put back by who put others back in or before `after`, and
-    the sequence number of the version in which they were missing; no names if who did that knew `before`, or if it
-    came later.
+    """The names, as stored, that are in `before` and were not put back by who put others back in or before `after`, nor
+    by those who built upon a version without them, and the sequence number of the version in which they were missing;
+    no names if who put others back knew `before`, or if it came later.
     """
-    raws = (after.packed.raw(name) for name in after.packed.names())
-    marks = [mark for raw in raws if raw is not None and (mark := was_put_back(raw)) is not None]
     known = before.version.seqnum
-    since = [(known_there, missing) for known_there, missing in marks if known < missing]
+    if after.version.seqnum < known + 2:
+        return set(), 0
+    since: list[tuple[int, int]] = []
+    for name in after.packed.names():
+        raw = after.packed.raw(name) or b""
+        mark, upon = was_put_back(raw), written_upon(raw)
+        if mark is not None and known < mark[1]:
+            since.append(mark)
+        if upon is not None and known == upon[0] - 1 and upon[1] not in before.packed:
+            since.append((0, upon[0]))
     if not since or max(since)[0] >= known:
         return set(), 0
     return _missing(before, after), max(since)[1]
+
+
+def only_tahoes(base: Snapshot | None) -> tuple[int, str] | None:
+    """What who changes `base` says of it: its sequence number, and the name of its one entry; None if there are others,
+    or if Tahoe did not write it.
+    """
+    if base is None or len(base.packed) != 1:
+        return None
+    (name,) = base.packed.names()
+    return (base.version.seqnum, name) if _is_tahoes(base.packed, Packed(), name) else None
 
 
 def _missing(before: Snapshot, after: Snapshot) -> set[str]:

@@ -115,17 +115,18 @@ def write_entry(
     old_raw: bytes | None,
     writekey: bytes | None,
     put_back: tuple[int, int] | None = None,
+    upon: tuple[int, str] | None = None,
 ) -> bytes:
     """The entry of `inode` as it will stand on the grid; keys of other clients in the replaced entry survive.
 
-    `put_back` as in emptied.py.
+    `put_back` and `upon` as in emptied.py.
     """
     assert inode.caps is not None
     old = _metadata_of(parsed(old_raw)) if old_raw is not None else None
     if old is None and inode.extra is not None:
         old = json.loads(inode.extra)
     posix = to_posix(inode.attributes, inode.alias or inode.ino, inode.nlink, inode.xattrs, _of(inode.caps))
-    mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old, put_back)
+    mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old, put_back, upon)
     merged = merge_metadata(old, mine, time.time())
     rw, ro = inode.caps
     try:
@@ -137,6 +138,11 @@ def write_entry(
 def was_put_back(raw: bytes) -> tuple[int, int] | None:
     """`put_back` of an entry as it was written."""
     return posix_metadata.was_put_back(_metadata_of(parsed(raw))) if b'"back"' in raw else None
+
+
+def written_upon(raw: bytes) -> tuple[int, str] | None:
+    """`upon` of an entry as it was written."""
+    return posix_metadata.written_upon(_metadata_of(parsed(raw))) if b'"upon"' in raw else None
 
 
 def same_object(raw: bytes, other: bytes) -> bool:

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds for which somebody waits for news of a directory that is known already
-AFTER_OTHERS = (
-    20.0  # seconds after which a writer takes the version that he knows for the last one that there was
-)
 QUIET = 10.0  # seconds for which a grid that did not answer is not asked again for the sake of readers
 
 

@@ -24,6 +24,7 @@ class Draft(NamedTuple):
     old: bytes | None = None  # the entry that it follows
     put_back: tuple[int, int] | None = None  # as in emptied.py
     raw: bytes | None = None  # the entry, if it is known already
+    upon: tuple[int, str] | None = None  # as in emptied.py
 
 
 class Sent(NamedTuple):
@@ -52,5 +53,5 @@ def _written(draft: Draft, writekey: bytes | None) -> Sent:
     if inode is None:
         return Sent(draft.name, draft.stored, draft.pending, None, None, 0)
     if raw is None:
-        raw = write_entry(inode, draft.stored, draft.name, draft.old, writekey, draft.put_back)
+        raw = write_entry(inode, draft.stored, draft.name, draft.old, writekey, draft.put_back, draft.upon)
     return Sent(draft.name, draft.stored, draft.pending, raw, inode.ino, inode.edition)

@@ -17,6 +17,7 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder, Pending, digest
+from lafsfs.tree.emptied import only_tahoes
 from lafsfs.tree.entries import parsed
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.journal import Batch, EdgeRow
@@ -229,10 +230,11 @@ class DirectoryPublisher:
 
     def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Draft]:
         drafts: list[Draft] = []
+        upon = only_tahoes(base)
         adding = {(folder.inode.ino, name) for name in names if folder.pending[name].ino is not None}
         for name in names:
             old = base.packed.raw(folder.stored(name)) if base is not None else None
-            drafts.append(self._draft(folder, name, old))
+            drafts.append(self._draft(folder, name, old)._replace(upon=upon))
             parked = self._park(folder, name, old, adding)
             if parked is not None:
                 drafts.append(parked)

@@ -26,6 +26,7 @@ from lafsfs.tree.directories import Folder
 from lafsfs.tree.files import Files
 from lafsfs.tree.finding import Finder
 from lafsfs.tree.floors import Floors
+from lafsfs.tree.guarding import Guard
 from lafsfs.tree.hard_links import HardLinks
 from lafsfs.tree.inodes import ROOT, Caps, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Batch, Journal
@@ -94,6 +95,7 @@ class Tree(Viewing):
         self.inodes.dropped = self.finder.dropped
         self.cap_attributes = CapAttributes(self)
         self.leases = Leases(self)
+        self.guard = Guard(self)
         self.pushback = Pushback(self)
         self._make_root(root)
 
@@ -315,6 +317,7 @@ async def open_tree(
             nursery.start_soon(tree.floors.run)
             nursery.start_soon(tree.leases.run)
             nursery.start_soon(tree.walks.run)
+            nursery.start_soon(tree.guard.run)
             try:
                 yield tree
             finally:

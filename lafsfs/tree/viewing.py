@@ -65,6 +65,12 @@ class Viewing(Following, Measuring):
                     await self._refresh(folder)
         return folder
 
+    async def look_for_news(self, folder: Folder) -> None:
+        """Look at a directory of the grid that is loaded, however lately somebody did."""
+        async with folder.lock:
+            if folder.node is not None and folder.inode.nlink > 0:
+                await self._refresh(folder)
+
     def _new_folder(self, inode: Inode) -> Folder:
         if not inode.is_dir:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

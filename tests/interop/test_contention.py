@@ -6,7 +6,7 @@ import pytest
 
 from tests.contention.campaign import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.tahoe, pytest.mark.timeout(400)]
 
 
 def test_five_mounts_and_a_tahoe_node() -> None:

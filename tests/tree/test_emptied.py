@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import trio
 
 from lafsfs.formats.caps import DirCap, LiteralCap, parse
 from lafsfs.formats.dirnode import make_entry
@@ -15,10 +16,10 @@ from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.servermap import Version
-from lafsfs.tree.emptied import dropped, forgotten
-from lafsfs.tree.inodes import ROOT
-from tests.support.pairs import NEVER, agree, both
-from tests.support.trees import Files
+from lafsfs.tree import guarding
+from lafsfs.tree.emptied import dropped, forgotten, only_tahoes
+from tests.support.pairs import NEVER, ONCE, agree, both
+from tests.support.trees import Files, new_root, opened
 
 BY_TAHOE = b'{"tahoe": {"linkcrtime": 1.5, "linkmotime": 1.5}}'
 BY_LAFSFS = b'{"tahoe": {"linkcrtime": 1.5, "linkmotime": 1.5}, "lafsfs": {}}'
@@ -124,11 +125,52 @@ def test_what_was_known_is_not_forgotten(after: Mapping[str, bytes]) -> None:
     assert forgotten(snapshot(5, A | B), snapshot(8, after)) == (set(), 0)
 
 
-async def tahoe_puts(nodes: NodeMaker, fs: Files, name: str, content: bytes) -> None:
-    """What Tahoe writes into the root when it was empty as it began."""
-    root = fs.tree.inode(ROOT).caps
-    assert root is not None
-    cap = parse(root[0])
+def upon(name: str, version: int, only: str) -> dict[str, bytes]:
+    mark = b'{"lafsfs": {"upon": [%d, "%s"]}}' % (version, only.encode())
+    return {name: entry(name, name.encode(), mark)}
+
+
+def test_what_was_dropped_from_a_version_that_others_built_upon_is_found() -> None:
+    after = TAHOES | upon("x", 6, "t")
+    assert forgotten(snapshot(5, A | B), snapshot(7, after)) == ({"a", "b"}, 6)
+    assert forgotten(snapshot(5, A | B), snapshot(9, after | A)) == ({"b"}, 6)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (snapshot(4, A | B), snapshot(7, TAHOES | upon("x", 6, "t"))),
+        (snapshot(6, A | B), snapshot(8, TAHOES | upon("x", 6, "t"))),
+        (snapshot(5, A | TAHOES), snapshot(7, TAHOES | upon("x", 6, "t"))),
+        (snapshot(5, {}), snapshot(7, TAHOES | upon("x", 6, "t"))),
+        (snapshot(5, A), snapshot(8, TAHOES | upon("x", 6, "t") | put_back("a", 5, 6))),
+        (snapshot(5, A), snapshot(8, TAHOES | upon("x", 6, "t") | put_back("b", 5, 6))),
+    ],
+    ids=[
+        "earlier versions",
+        "later ones",
+        "one of two removed",
+        "empty",
+        "put back",
+        "put back, then removed",
+    ],
+)
+def test_what_others_built_upon_may_be_all_there_was(before: Snapshot, after: Snapshot) -> None:
+    assert forgotten(before, after)[0] == set()
+
+
+def test_what_is_said_of_a_version_that_is_changed() -> None:
+    assert only_tahoes(snapshot(3, TAHOES)) == (3, "t")
+    for packed in ({}, A, TAHOES | B, upon("x", 2, "t")):
+        assert only_tahoes(snapshot(3, packed)) is None
+    assert only_tahoes(None) is None
+
+
+async def tahoe_puts(nodes: NodeMaker, fs: Files, name: str, content: bytes, path: str = "") -> None:
+    """What Tahoe writes into a directory, by default the root, when it was empty as it began."""
+    caps = (await fs.find(path)).caps
+    assert caps is not None
+    cap = parse(caps[0])
     assert isinstance(cap, DirCap)
     node = nodes.directory(cap)
     raw = make_entry(name, LiteralCap(content).to_bytes(), b"", BY_TAHOE, node.writekey)
@@ -204,3 +246,55 @@ async def test_a_mount_that_cannot_write_shows_what_there_is(
             fs.tree.options = dataclasses.replace(fs.tree.options, read_only=True)
         await tahoe_puts(nodes, here, "t", b"t")
         assert await agree(here, there) == {b"t"}
+
+
+async def test_it_is_put_back_after_others_built_upon_what_was_left(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("file", b"content")
+        await here.drain()
+        await tahoe_puts(nodes, here, "t", b"tahoe's")
+        await there.write("upon", b"that")
+        await there.drain()
+        assert await there.names() == {b"t", b"upon"}
+        assert await here.names() == {b"file", b"t", b"upon"}
+        assert await agree(here, there) == {b"file", b"t", b"upon"}
+
+
+async def test_a_directory_that_was_empty_lately_is_looked_at(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who published something in it, though nobody opens it any more."""
+    monkeypatch.setattr(guarding, "LOOKS", (0.05, 0.1, 0.5, 1.0, 5.0, 30.0))
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
+        await here.mkdir("d")
+        await agree(here, there)
+        await here.write("d/file", b"content")
+        await here.drain()
+        here.forget()
+        await tahoe_puts(nodes, here, "t", b"tahoe's", "d")
+        there.tree.options = NEVER
+        with trio.fail_after(20):
+            while await there.names("d") != {b"file", b"t"}:
+                await trio.sleep(0.05)
+                await here.drain()
+        monkeypatch.setattr(guarding, "LOOKS", (0.01,))
+        await agree(here, there)
+
+
+async def test_what_is_guarded_is_let_go(
+    nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarding, "LOOKS", (0.01, 0.02))
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path / "state") as fs:
+        await fs.mkdir("d")
+        await fs.drain()
+        await fs.write("d/file", b"content")
+        await fs.drain()
+        number = (await fs.find("d")).ino
+        fs.forget()
+        with trio.fail_after(20):
+            while number in fs.tree.inodes:  # noqa: ASYNC110
+                await trio.sleep(0.01)
