@@ -36,6 +36,21 @@ class Snapshot:
     torn: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
+    def whole(self) -> bool:
+        """Whether every server has of it what it should have, as far as is known to who just published it."""
+        return self.pinned is None or self.pinned.whole
+
+    @property
+    def misses_servers(self) -> bool:
+        """Whether servers failed that are put aside for now."""
+        return self.pinned is not None and self.pinned.misses_servers
+
+    @property
+    def mixed(self) -> bool:
+        """Whether servers showed other versions beside it."""
+        return self.pinned is not None and self.pinned.mixed
+
+    @property
     def settled(self) -> bool:
         """Whether no other version competes with this one. If not, publish again even without changes
         of one's own when an earlier publish ended in an UncoordinatedWriteError.
@@ -106,6 +121,21 @@ class Directory:
         else:
             pinned = await slot.overwrite(base.pinned.header, base.pinned.servermap, BytesContents(data))
         return Snapshot(pinned.version, packed, pinned)
+
+    async def mend(self) -> bool:
+        """Ask all servers for the newest version, and publish it once more, as a new one, if shares of it are missing
+        or others are beside it. Whether all is well now: a server that does not answer may hold something else.
+
+        Errors as for `read` and `publish`.
+        """
+        slot = self._source
+        if not isinstance(slot, MutableSlot):
+            return True
+        pinned = await slot.pin_everywhere()
+        if not pinned.settled:
+            data = await _contents(slot, pinned)
+            pinned = await slot.overwrite(pinned.header, pinned.servermap, BytesContents(data))
+        return pinned.whole
 
     async def _read_mutable(self, slot: MutableSlot, older_ok: bool) -> Snapshot:
         for attempt in range(_READ_ATTEMPTS):

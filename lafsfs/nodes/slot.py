@@ -88,6 +88,21 @@ class Pinned:
         numbers = {share.shnum for share in shares}
         return len(numbers) == self.header.n and all(share.header == self.header for share in shares)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether servers show other versions beside this one."""
+        return any(share.header != self.header for share in self.servermap.shares.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is `settled`, and no server failed that may have something else."""
+        return self.settled and not self.servermap.failed
+
+    @property
+    def misses_servers(self) -> bool:
+        """Whether servers failed that are put aside for now."""
+        return any(server.health.quarantined for server in self.servermap.failed.values())
+
 
 class MutableSlot:
     """One mutable file on the grid. Not for two writers at once: the caller takes turns."""
@@ -131,6 +146,13 @@ class MutableSlot:
         """
         # A writer learns at once where all shares are, so that it can publish without asking again.
         mode = Mode.WRITE if self.writekey is not None else Mode.READ
+        return await self._pin(mode, older_ok)
+
+    async def pin_everywhere(self) -> Pinned:
+        """As `pin`, and every server was asked: what a server that answered does not show is not there."""
+        return await self._pin(Mode.ALL, older_ok=False)
+
+    async def _pin(self, mode: Mode, older_ok: bool) -> Pinned:
         found = await self._survey(mode, READ_HEAD)
         header = found.require_best(self._floor, self._failed_writes, older_ok=older_ok)
         self._saw(header)

@@ -152,6 +152,7 @@ class Following(Resolving):
         cast("Tree", self).publisher.reconsider(folder)
         self.count_subdirectories(folder)
         self.kernel.inode_changed(folder.inode.ino, content=True)
+        cast("Tree", self).mending.seen(folder)
 
     def _keep_dropped(self, folder: Folder, snapshot: Snapshot) -> None:
         """What is missing in a newer version by mistake becomes a change of ours."""

@@ -240,6 +240,7 @@ class Publisher:
         if progress.sent:
             self._to_look_above.add(inode.ino)
             self._tree.guard.published(inode.folder)
+            self._tree.mending.published(inode.folder)
         if inode.ino in self._to_look_above:
             await self._tree.look_above(inode)  # if it fails, the job comes back
             self._to_look_above.discard(inode.ino)

@@ -33,6 +33,7 @@ from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.leases import Leases
 from lafsfs.tree.links import directories_of
+from lafsfs.tree.mending import Mending
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.publisher import Publisher
@@ -96,6 +97,7 @@ class Tree(Viewing):
         self.cap_attributes = CapAttributes(self)
         self.leases = Leases(self)
         self.guard = Guard(self)
+        self.mending = Mending(self)
         self.pushback = Pushback(self)
         self._make_root(root)
 
@@ -263,6 +265,7 @@ class Tree(Viewing):
                 nursery.cancel_scope.cancel()
         if late is not None:
             raise late  # out here, so that the nursery does not put it into a group
+        await self.mending.settle()
 
     async def _report(self, progress: Callable[[TreeStatus], None]) -> None:
         while True:
@@ -318,6 +321,7 @@ async def open_tree(
             nursery.start_soon(tree.leases.run)
             nursery.start_soon(tree.walks.run)
             nursery.start_soon(tree.guard.run)
+            nursery.start_soon(tree.mending.run)
             try:
                 yield tree
             finally:

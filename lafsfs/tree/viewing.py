@@ -101,6 +101,7 @@ class Viewing(Following, Measuring):
         folder.checked = trio.current_time()
         folder.loaded = True
         self.count_subdirectories(folder)
+        cast("Tree", self).mending.seen(folder)
 
     async def _newest_or_kept(self, folder: Folder) -> Snapshot:
         assert folder.node is not None

@@ -10,7 +10,7 @@ import pytest
 
 from lafsfs.errors import PendingError
 from lafsfs.formats.caps import MutableWriteCap
-from lafsfs.tree import torn
+from lafsfs.tree import guarding, torn
 from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.inodes import ROOT
 from tests.support.grids import client
@@ -41,6 +41,9 @@ async def test_who_knows_the_version_before_goes_on_from_it(
 async def test_who_knows_an_older_version_lets_others_go_first(
     three: list[StorageServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        guarding, "LOOKS", (1000.0,)
+    )  # the version that is torn apart must not be seen before
     async with client(three, TWO_OF_THREE) as nodes:
         root = await new_root(nodes)
         async with opened(nodes, root, tmp_path / "here", NEVER) as here:
