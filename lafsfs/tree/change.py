@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lafsfs.tree.attributes import Attributes, now
-from lafsfs.tree.directories import Folder, Pending, digest
+from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
 from lafsfs.tree.inodes import ROOT, Caps, Inline, Inode, InodeTable, Staged
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.reachability import moved_out, removed_below
@@ -252,6 +252,10 @@ class Change:
             else:
                 _relink(tree, folder, name, target)
             repend(tree.inodes, folder, name, pending)
+            if target is None and pending is None and folder.base_raw(name) is not None:
+                # Ours never got to the grid, but somebody else's came under that name meanwhile.
+                folder.show(name, UNKNOWN)
+                tree.kernel.entry_changed(folder.inode.ino, name)
         folders = {folder for folder, _, _, _ in planned}
         for inode, fields in self._fields.items():
             if not inode.dirty or inode.nlink <= 0:

@@ -70,6 +70,22 @@ async def test_the_same_new_name_twice(
         assert not there.tree.conflicts
 
 
+@pytest.mark.parametrize("take_away", ["unlink", "rename"])
+async def test_what_is_taken_away_was_not_what_others_put_there(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, take_away: str
+) -> None:
+    """Ours is shown until it is published; when it goes before that, theirs appears, and is not replaced unseen."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("name", b"ours")
+        await there.write("name", b"theirs")
+        await there.drain()
+        assert await here.read("name") == b"ours"
+        await (here.unlink("name") if take_away == "unlink" else here.rename("name", "other"))
+        assert await here.read("name") == b"theirs"
+        await agree(here, there)
+        assert await there.read("name") == b"theirs"
+
+
 @pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
 async def test_both_change_one_file(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
