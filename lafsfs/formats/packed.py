@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lafsfs.errors import FormatError
 from lafsfs.formats import aes, keys, netstring
@@ -20,15 +20,17 @@ _LENGTHS = re.compile(rb"(0|[1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18}):")
 _COMMA = ord(",")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One decoded entry. `raw` is what is inside its outer netstring; the other fields are parts of it."""
 
     name: str
-    ro_uri: bytes = field(repr=False)
-    rwdata: bytes = field(repr=False)
+    ro_uri: bytes
+    rwdata: bytes
     metadata: bytes
-    raw: bytes = field(repr=False)
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return f"Entry(name={self.name!r}, metadata={self.metadata!r})"  # the rest gives access
 
     @classmethod
     def parse(cls, raw: bytes) -> Entry:
@@ -186,6 +188,10 @@ def open_rw(rwdata: bytes, writekey: bytes) -> bytes:
         return b""
     if len(rwdata) < keys.KEY_SIZE + _MAC_SIZE:
         raise FormatError("a sealed write cap is cut off")
+    if (
+        len(rwdata) == keys.KEY_SIZE + _MAC_SIZE
+    ):  # nothing is sealed, as for all immutable files: no key is made
+        return b""
     salt = rwdata[: keys.KEY_SIZE]
     sealed = rwdata[keys.KEY_SIZE : -_MAC_SIZE]
     return aes.crypt(keys.child_key_of(salt, writekey), sealed).rstrip(b" ")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, cast
 from lafsfs.errors import LafsError
 from lafsfs.tree.change import Change, repend
 from lafsfs.tree.directories import UNKNOWN, Folder
-from lafsfs.tree.entries import Seen, directory_cap, see
+from lafsfs.tree.entries import directory_cap, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kernel import Kernel
 from lafsfs.tree.links import Link
 from lafsfs.tree.moves import above_itself, take_away
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.seen import Seen
 
 if TYPE_CHECKING:
     from lafsfs.tree.hard_links import HardLinks
