@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from lafsfs.errors import FormatError
@@ -13,6 +14,7 @@ from lafsfs.formats.cap_sizes import immutable_size
 from lafsfs.formats.caps import ChkCap, DirCap, LiteralCap, UnknownCap, parse
 from lafsfs.formats.dirnode import (
     Entry,
+    Packed,
     child_entry,
     make_entry,
     merge_metadata,
@@ -85,9 +87,9 @@ def parsed(raw: bytes) -> Entry:
         return Entry("", b"", b"", b"{}", raw)
 
 
-def is_directory_entry(raw: bytes) -> bool:
-    """Whether an entry leads to a directory."""
-    return directory_cap(raw) is not None
+def subdirectories(packed: Packed) -> Iterator[str]:
+    """The names of the entries that lead to directories."""
+    return (name for name in packed.holding(_DIRECTORY) if directory_cap(packed.raw(name) or b"") is not None)
 
 
 def directory_cap(raw: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ import stat
 from binascii import b2a_base64
 from functools import lru_cache
 
-from lafsfs.formats.cap_sizes import immutable_size
+from lafsfs.formats.cap_sizes import IMMUTABLE, size_of_groups
 from lafsfs.tree.attributes import Attributes, is_mode
 from lafsfs.tree.seen import Seen, digest_of
 
@@ -23,7 +23,7 @@ _LENGTH = rb"([1-9][0-9]{0,8}):"
 _NAME = re.compile(rb"([1-9][0-9]{0,3}):")
 _PLAIN = re.compile(
     b","  # behind the name
-    + _LENGTH + rb"(URI:(?:LIT|CHK):[a-z2-7:0-9]*),"
+    + _LENGTH + b"(" + IMMUTABLE + b"),"
     rb"(?:48:.{48}|0:),"  # a sealed write cap of no bytes
     + _LENGTH + rb'(\{"lafsfs": \{'
     rb'"mode": (' + _32 + rb'), "uid": (' + _32 + rb'), "gid": (' + _32 +
@@ -41,17 +41,16 @@ def plain(raw: bytes) -> Seen | None:
     found = _PLAIN.fullmatch(raw, name.end() + int(name[1])) if name is not None else None
     if found is None:
         return None
-    mode, uid, gid = _owner(*found.group(5, 6, 7))
-    mtime, ctime, crtime, ino = map(int, found.group(8, 9, 10, 11))
-    cap, rest, rdev, atime, nlink, of = found.group(2, 4, 12, 13, 14, 15)
-    size = immutable_size(cap)
-    if size is None or not mode or not _is_of(cap, of):
-        return None
-    if len(cap) != int(found[1]) or len(rest) != int(found[3]):
+    length, cap, literal, size, rest_length, rest, *owner = found.group(1, 2, 3, 4, 5, 6, 7, 8, 9)
+    mode, uid, gid = _owner(*owner)
+    mtime, ctime, crtime, ino, nlink = map(int, found.group(10, 11, 12, 13, 16))
+    rdev, atime, of = found.group(14, 15, 17)
+    if not mode or len(cap) != int(length) or len(rest) != int(rest_length) or not _is_of(cap, of):
         return None
     accessed = mtime if atime is None else int(atime)
-    attributes = Attributes(mode, uid, gid, int(rdev or 0), size, accessed, mtime, ctime, crtime)
-    return Seen(attributes, (b"", cap), ino or None, int(nlink), None, None)
+    bytes_in_it = size_of_groups(literal, size)
+    attributes = Attributes(mode, uid, gid, int(rdev or 0), bytes_in_it, accessed, mtime, ctime, crtime)
+    return Seen(attributes, (b"", cap), ino or None, nlink, None, None)
 
 
 @lru_cache(256)

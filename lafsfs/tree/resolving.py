@@ -74,7 +74,7 @@ class Resolving:
 
     def _from_grid(self, folder: Folder, name: bytes, seen: Seen) -> Inode:
         directory = folder.inode.ino
-        number = self._journalled(directory, name, seen) or seen.ino
+        number = (self._journalled(directory, name, seen) if self.journalled else None) or seen.ino
         there = self.inodes.get(number) if number else None
         if number is None or number <= ROOT or (there is not None and not self._is_same(there, seen)):
             number = derived_number(directory, name)
