@@ -15,22 +15,23 @@ from lafsfs.formats.cap_sizes import IMMUTABLE, size_of_groups
 from lafsfs.tree.attributes import Attributes, is_mode
 from lafsfs.tree.seen import Seen, digest_of
 
-# Numbers below 2**63, or nearly so, as JSON writes them: what is larger is for others to judge.
-_63 = rb"(?:[1-8][0-9]{18}|9[01][0-9]{17}|[1-9][0-9]{0,17}|0)"
-_32 = rb"(?:[1-9][0-9]{0,8}|0)"
-_FLOAT = rb"(?:[1-9][0-9]{0,11}|0)(?:\.[0-9]{1,20})?"
+# Numbers as JSON writes them, and as we do: what is larger, smaller or shorter is for others to judge.
+_LONG = rb"[1-9][0-9]{0,18}"
+_SHORT = rb"[0-9]{1,10}"
+_FLOAT = rb"[1-9][0-9]{0,11}\.[0-9]{1,20}"
 _LENGTH = rb"([1-9][0-9]{0,8}):"
 _NAME = re.compile(rb"([1-9][0-9]{0,3}):")
+_OWNER = rb'%b, "uid": %b, "gid": %b'
 _PLAIN = re.compile(
     b","  # behind the name
     + _LENGTH + b"(" + IMMUTABLE + b"),"
     rb"(?:48:.{48}|0:),"  # a sealed write cap of no bytes
-    + _LENGTH + rb'(\{"lafsfs": \{'
-    rb'"mode": (' + _32 + rb'), "uid": (' + _32 + rb'), "gid": (' + _32 +
-    rb'), "mtime": (' + _63 + rb'), "ctime": (' + _63 + rb'), "crtime": (' + _63 + rb'), "ino": (' + _63 +
-    rb')(?:, "size": ' + _63 + rb')?(?:, "rdev": (' + _32 + rb'))?(?:, "atime": (' + _63 + rb'))?'
-    rb', "nlink": (' + _32 + rb')(?:, "of": "([A-Za-z0-9+/]{8})")?\}, "mtime": ' + _FLOAT +
-    rb', "ctime": ' + _FLOAT + rb', "tahoe": \{"linkcrtime": ' + _FLOAT + rb', "linkmotime": ' + _FLOAT + rb"\}\}),",
+    + _LENGTH +
+    rb'\{"lafsfs": \{"mode": (' + _OWNER % (_SHORT, _SHORT, _SHORT) +
+    rb'), "mtime": (' + _LONG + rb'), "ctime": (' + _LONG + rb'), "crtime": (' + _LONG + rb'), "ino": (' + _LONG +
+    rb')(?:, "size": (?:' + _LONG + rb'|0))?(?:, "atime": (' + _LONG + rb'))?, "nlink": ([1-9][0-9]{0,8})'
+    rb'(?:, "of": "([A-Za-z0-9+/]{8})")?\}, "mtime": ' + _FLOAT + rb', "ctime": ' + _FLOAT +
+    rb', "tahoe": \{"linkcrtime": ' + _FLOAT + rb', "linkmotime": ' + _FLOAT + rb"\}\},",
     re.DOTALL,
 )  # fmt: skip
 
@@ -41,23 +42,30 @@ def plain(raw: bytes) -> Seen | None:
     found = _PLAIN.fullmatch(raw, name.end() + int(name[1])) if name is not None else None
     if found is None:
         return None
-    length, cap, literal, size, rest_length, rest, *owner = found.group(1, 2, 3, 4, 5, 6, 7, 8, 9)
-    mode, uid, gid = _owner(*owner)
-    mtime, ctime, crtime, ino, nlink = map(int, found.group(10, 11, 12, 13, 16))
-    rdev, atime, of = found.group(14, 15, 17)
-    if not mode or len(cap) != int(length) or len(rest) != int(rest_length) or not _is_of(cap, of):
+    length, cap, literal, chk_size, left, who, mtime, ctime, crtime, ino, atime, nlink, of = found.groups()
+    if len(cap) != int(length) or len(raw) - found.end(5) - 2 != int(left):
         return None
-    accessed = mtime if atime is None else int(atime)
-    bytes_in_it = size_of_groups(literal, size)
-    attributes = Attributes(mode, uid, gid, int(rdev or 0), bytes_in_it, accessed, mtime, ctime, crtime)
-    return Seen(attributes, (b"", cap), ino or None, nlink, None, None)
+    size, owner = size_of_groups(literal, chk_size), _owner(who)
+    if size is None or owner is None or not _is_of(cap, of):
+        return None
+    modified, number = int(mtime), int(ino)
+    # Equal times are one number: there may be many files.
+    accessed = modified if atime is None else int(atime)
+    changed = modified if ctime == mtime else int(ctime)
+    created = modified if crtime == mtime else int(crtime)
+    if (modified | accessed | changed | created | number) >> 63:
+        return None
+    mode, uid, gid = owner
+    attributes = Attributes(mode, uid, gid, 0, size, accessed, modified, changed, created)
+    return Seen(attributes, (b"", cap), number, int(nlink), None, None)
 
 
 @lru_cache(256)
-def _owner(mode: bytes, uid: bytes, gid: bytes) -> tuple[int, int, int]:
-    """(mode, uid, gid), the same numbers for all files that have them; mode 0 for what is no file."""
-    kind = int(mode)
-    return kind if is_mode(kind) and not stat.S_ISDIR(kind) else 0, int(uid), int(gid)
+def _owner(text: bytes) -> tuple[int, int, int] | None:
+    """(mode, uid, gid), the same numbers for all files that have them; None if they are not those of a file."""
+    mode, uid, gid = map(int, re.findall(_SHORT, text))
+    sane = is_mode(mode) and not stat.S_ISDIR(mode) and max(uid, gid) >> 32 == 0
+    return (mode, uid, gid) if sane and _OWNER % (b"%d" % mode, b"%d" % uid, b"%d" % gid) == text else None
 
 
 def _is_of(cap: bytes, of: bytes | None) -> bool:

@@ -29,12 +29,13 @@ CAPS = st.one_of(
     st.just(DirCap(LiteralCap(b"")).to_bytes()),
     st.sampled_from([b"", b"URI:LIT:1", b"URI:LIT:", b"ro.URI:LIT:", b"URI:NEW:abc"]),
 )
-TIMES = st.integers(-(1 << 63), (1 << 63) - 1)
-U32 = st.integers(0, (1 << 32) - 1)
+TIMES = st.sampled_from([T, T + 1]) | st.integers(-(1 << 63), (1 << 63) - 1)
+U32 = st.integers(0, 3) | st.integers(0, (1 << 32) - 1)
+DEVICES = st.sampled_from([0, 0, 0, 5])
 MODES = st.sampled_from(
     [stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777, stat.S_IFCHR | 0o600, stat.S_IFDIR | 0o755]
 )
-ATTRIBUTES = st.builds(Attributes, MODES, U32, U32, U32, U32, TIMES, TIMES, TIMES, TIMES)
+ATTRIBUTES = st.builds(Attributes, MODES, U32, U32, DEVICES, U32, TIMES, TIMES, TIMES, TIMES)
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40)
 JSON_VALUES = st.one_of(
     st.none(),
