@@ -126,7 +126,8 @@ def pack_metadata(metadata: dict[str, Any]) -> bytes:
 def parse_metadata(data: bytes) -> dict[str, Any]:
     """The metadata of an entry. FormatError unless it is a JSON object."""
     try:
-        metadata = json.loads(data)
+        # What begins so is UTF-8; `loads` would look at more of it to find that out.
+        metadata = json.loads(data.decode("utf-8", "surrogatepass") if data.startswith(b'{"') else data)
     except (ValueError, RecursionError) as error:
         raise FormatError("the metadata of an entry is not JSON") from error
     if not isinstance(metadata, dict):

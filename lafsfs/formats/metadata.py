@@ -11,18 +11,30 @@ import binascii
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 _KEY = "lafsfs"
 _NANO = 1_000_000_000
-_NUMBERS = ("mode", "uid", "gid", "mtime", "ctime", "crtime", "ino", "size", "rdev", "atime", "nlink")
-_LIMITS = {"mode": 1 << 32, "uid": 1 << 32, "gid": 1 << 32, "rdev": 1 << 64, "nlink": 1 << 32}
+_TIME = (-(1 << 63), 1 << 63)
+_NUMBERS = (  # the smallest value, and the first that is too large
+    ("mode", (0, 1 << 32)),
+    ("uid", (0, 1 << 32)),
+    ("gid", (0, 1 << 32)),
+    ("mtime", _TIME),
+    ("ctime", _TIME),
+    ("crtime", _TIME),
+    ("ino", (0, 1 << 63)),
+    ("size", (0, 1 << 63)),
+    ("rdev", (0, 1 << 64)),
+    ("atime", _TIME),
+    ("nlink", (0, 1 << 32)),
+)
 _MAX_NAME = 255
+_NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Posix:
+class Posix(NamedTuple):
     """Attributes of one inode as stored in an edge. Times in nanoseconds since 1970; `mode` carries the file
     type.
 
@@ -40,7 +52,7 @@ class Posix:
     rdev: int = 0
     atime_ns: int | None = None
     nlink: int | None = None
-    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = _NO_XATTRS
     of: bytes | None = None  # digest of the content's cap that all this belongs to
 
 
@@ -99,30 +111,29 @@ def decode(metadata: Mapping[str, Any]) -> tuple[Posix | None, bytes | None]:
     ours = metadata.get(_KEY)
     if not isinstance(ours, dict):
         return None, None
-    raw_name = _unbase64(ours.get("name"))
-    if raw_name is not None and (not 0 < len(raw_name) <= _MAX_NAME or b"/" in raw_name or b"\0" in raw_name):
-        raw_name = None
-    numbers = {key: _number(key, ours.get(key)) for key in _NUMBERS}
-    mode, mtime = numbers["mode"], numbers["mtime"]
+    raw_name = _raw_name(ours["name"]) if "name" in ours else None
+    # A large directory has this done for each entry, so it is one pass. JSON numbers are int, and bool is not.
+    get = ours.get
+    mode, uid, gid, mtime, ctime, crtime, ino, size, rdev, atime, nlink = [
+        value if type(value := get(key)) is int and low <= value < high else None
+        for key, (low, high) in _NUMBERS
+    ]
     if mode is None or mtime is None:
         return None, raw_name
-    ctime = numbers["ctime"] if numbers["ctime"] is not None else mtime
+    ctime = mtime if ctime is None else ctime
+    crtime = ctime if crtime is None else crtime
+    xattrs = _xattrs(ours["xattr"]) if "xattr" in ours else _NO_XATTRS
+    of = _unbase64(ours["of"]) if "of" in ours else None
     posix = Posix(
-        mode=mode,
-        uid=numbers["uid"] or 0,
-        gid=numbers["gid"] or 0,
-        mtime_ns=mtime,
-        ctime_ns=ctime,
-        crtime_ns=numbers["crtime"] if numbers["crtime"] is not None else ctime,
-        ino=numbers["ino"] or None,
-        size=numbers["size"],
-        rdev=numbers["rdev"] or 0,
-        atime_ns=numbers["atime"],
-        nlink=numbers["nlink"],
-        xattrs=_xattrs(ours.get("xattr")),
-        of=_unbase64(ours.get("of")),
+        mode, uid or 0, gid or 0, mtime, ctime, crtime, ino or None, size, rdev or 0, atime, nlink, xattrs, of
     )
     return posix, raw_name
+
+
+def _raw_name(value: object) -> bytes | None:
+    name = _unbase64(value)
+    fits = name is not None and 0 < len(name) <= _MAX_NAME and b"/" not in name and b"\0" not in name
+    return name if fits else None
 
 
 def was_put_back(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -177,14 +188,6 @@ def _readable(raw: bytes) -> str:
     text = raw.decode("utf-8", "surrogateescape")
     readable = re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
     return unicodedata.normalize("NFC", readable)
-
-
-def _number(key: str, value: object) -> int | None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    limit = _LIMITS.get(key, 1 << 63)
-    lowest = -limit if key.endswith("time") else 0
-    return value if lowest <= value < limit else None
 
 
 def _xattrs(value: object) -> dict[bytes, bytes]:

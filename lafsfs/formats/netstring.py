@@ -6,6 +6,7 @@ from lafsfs.errors import FormatError
 
 # 10**18 bytes is more than any buffer holds, so longer length fields are nonsense.
 _MAX_DIGITS = 18
+_ZERO = ord("0")
 
 
 def netstring(data: bytes) -> bytes:
@@ -19,9 +20,10 @@ def read(buf: bytes, pos: int) -> tuple[bytes, int]:
     if colon < 0:
         raise FormatError("netstring without a length")
     digits = buf[pos:colon]
-    if not digits.isdigit() or (len(digits) > 1 and digits[:1] == b"0"):
+    if not digits.isdigit() or (digits[0] == _ZERO and colon - pos > 1):
         raise FormatError("netstring with a malformed length")
-    end = colon + 1 + int(digits)
+    start = colon + 1
+    end = start + int(digits)
     if buf[end : end + 1] != b",":
         raise FormatError("netstring cut short, or without its comma")
-    return buf[colon + 1 : end], end + 1
+    return buf[start:end], end + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lafsfs.errors import FormatError
 from lafsfs.formats import aes, keys, netstring
@@ -18,17 +18,21 @@ _MAC_SIZE = 32
 # The lengths of an entry and, at its start, of its name.
 _LENGTHS = re.compile(rb"(0|[1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18}):")
 _COMMA = ord(",")
+_LENGTH_BITS = 30  # no directory is read beyond 1 GiB; a place and a length take 8 bytes then
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One decoded entry. `raw` is what is inside its outer netstring; the other fields are parts of it."""
 
     name: str
-    ro_uri: bytes = field(repr=False)
-    rwdata: bytes = field(repr=False)
+    ro_uri: bytes
+    rwdata: bytes
     metadata: bytes
-    raw: bytes = field(repr=False)
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return f"Entry(name={self.name!r}, metadata={self.metadata!r})"  # the rest gives access
 
     @classmethod
     def parse(cls, raw: bytes) -> Entry:
@@ -53,7 +57,7 @@ class Packed:
         """Split `data`; FormatError when it is no sequence of entries. The same as `parse`."""
         self._data = data
         self._changes: Mapping[str, bytes] = {}
-        # name -> the outer netstring's start, the start and end of what is in it
+        # name -> where the inside of the outer netstring starts, and its length: one number, as many are kept
         self._spans, self._ordered = _split(data)
 
     @classmethod
@@ -78,7 +82,16 @@ class Packed:
         if changed is not None:
             return changed
         span = self._spans.get(name)
-        return None if span is None else self._data[span[1] : span[2]]
+        if span is None:
+            return None
+        start = span >> _LENGTH_BITS
+        return self._data[start : start + (span & _LENGTH_MASK)]
+
+    def holding(self, text: bytes) -> Iterator[str]:
+        """The names of the entries that have `text` in them. Cheap when there are none."""
+        if text in self._data:
+            yield from (name for name in self._spans if text in (self.raw(name) or b""))
+        yield from (name for name, raw in self._changes.items() if text in raw)
 
     def get(self, name: str) -> Entry | None:
         """The decoded entry, or None. FormatError when it is broken inside."""
@@ -107,16 +120,19 @@ class Packed:
         for name in sorted(self.names()):
             changed = self._changes.get(name)
             if changed is None:
-                start, _, end = self._spans[name]
-                parts.append(view[start : end + 1])
+                start, length = divmod(self._spans[name], 1 << _LENGTH_BITS)
+                before = len(b"%d:" % length)
+                parts.append(view[start - before : start + length + 1])
             else:
                 parts.append(netstring.netstring(changed))
         return b"".join(parts)
 
 
-def _split(data: bytes) -> tuple[dict[str, tuple[int, int, int]], bool]:
+def _split(data: bytes) -> tuple[dict[str, int], bool]:
     """Where each entry is, and whether the names ascend strictly, so that packing would change nothing."""
-    spans: dict[str, tuple[int, int, int]] = {}
+    if len(data) > 1 << _LENGTH_BITS:
+        raise FormatError("a directory is larger than any can be")
+    spans: dict[str, int] = {}
     at, end, ordered, last = 0, len(data), True, ""
     lengths = _LENGTHS.match
     while at < end:
@@ -130,7 +146,7 @@ def _split(data: bytes) -> tuple[dict[str, tuple[int, int, int]], bool]:
         name = _normal(data[name_start:name_end])
         ordered = ordered and name > last
         # Of two entries with one name the last one counts.
-        spans[name] = (at, inner, stop)
+        spans[name] = inner << _LENGTH_BITS | stop - inner
         at, last = stop + 1, name
     return spans, ordered
 
@@ -186,6 +202,10 @@ def open_rw(rwdata: bytes, writekey: bytes) -> bytes:
         return b""
     if len(rwdata) < keys.KEY_SIZE + _MAC_SIZE:
         raise FormatError("a sealed write cap is cut off")
+    if (
+        len(rwdata) == keys.KEY_SIZE + _MAC_SIZE
+    ):  # nothing is sealed, as for all immutable files: no key is made
+        return b""
     salt = rwdata[: keys.KEY_SIZE]
     sealed = rwdata[keys.KEY_SIZE : -_MAC_SIZE]
     return aes.crypt(keys.child_key_of(salt, writekey), sealed).rstrip(b" ")

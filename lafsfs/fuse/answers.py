@@ -112,6 +112,11 @@ def fresh(tree: Tree, args: tuple[Any, ...]) -> bool:
     return inode is not None and inode.folder is not None and tree.is_fresh(inode.folder)
 
 
+def going_on(tree: Tree, args: tuple[Any, ...]) -> bool:
+    """Whether a directory is being listed already: its names were looked at when that began."""
+    return bool(args[1])
+
+
 def linkable(tree: Tree, args: tuple[Any, ...]) -> bool:
     """Whether all that a further name needs is at hand: its directory, and where files with several names are kept."""
     return fresh(tree, args[1:]) and tree.hard_links.at_hand

@@ -29,6 +29,7 @@ from lafsfs.fuse.answers import (
     entry,
     free,
     fresh,
+    going_on,
     known,
     linkable,
     local,
@@ -250,7 +251,7 @@ class Operations(pyfuse3.Operations):
         self.interrupts.directories[stream] = ctx.pid
         return stream
 
-    @answered(remote)
+    @answered(going_on)
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         tree = self.tree
         stream = self._streams.of(fh)

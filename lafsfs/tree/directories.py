@@ -20,6 +20,7 @@ from lafsfs.tree.inodes import ROOT, Inode
 NAME_MAX = 255
 FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 LINKS_DIRECTORY = b".lafsfs-links"  # in the root, not shown (hard_links.py)
+_OWN_NAME = b'"name"'  # in the metadata of an entry that is shown under another name than it is stored
 UNKNOWN = 0  # inode number of a kid that nobody looked at yet
 _HIDDEN_IN_ROOT, _HIDDEN_ELSEWHERE = frozenset((LINKS_DIRECTORY,)), frozenset[bytes]()
 
@@ -41,11 +42,11 @@ def digest(raw: bytes | None) -> bytes | None:
 class Folder:
     """The names of one directory.
 
-    `kids` maps each visible name to (cookie, inode number); cookies grow and are never reused. `snapshot` is what was
-    last seen on the grid; `pending` holds the names that differ from it, `publishing` the entries on their way,
-    `hidden` those that users do not see, `attempts` digests of entries that may have reached the grid without our
-    knowing, `removed` what stood under names that are to go, `put_back` the versions of pending names that are put back
-    as they were, with what their entries are to say of that (emptied.py).
+    `kids` maps each visible name to (cookie, inode number), in the order of cookies, which grow and are never reused.
+    `snapshot` is what was last seen on the grid; `pending` holds the names that differ from it, `publishing` the
+    entries on their way, `hidden` those that users do not see, `attempts` digests of entries that may have reached the
+    grid without our knowing, `removed` what stood under names that are to go, `put_back` the versions of pending names
+    that are put back as they were, with what their entries are to say of that (emptied.py).
     `lock` is held while the snapshot is fetched, compared or published; names change without it, never across an await.
     """
 
@@ -55,7 +56,6 @@ class Folder:
         self.node = node
         self.snapshot: Snapshot | None = None
         self.kids: dict[bytes, tuple[int, int]] = {}
-        self.order: dict[int, bytes] = {}
         self.pending: dict[bytes, Pending] = {}
         self.publishing: dict[bytes, bytes | None] = {}
         self.attempts: dict[bytes, set[bytes]] = {}
@@ -73,7 +73,9 @@ class Folder:
         self.was_empty = float("-inf")  # monotonic time when the grid was last known to have nothing in it
         self.lock = trio.Lock()
         self.next_cookie = FIRST_COOKIE  # of the next new name
-        self._cookies: list[int] | None = None
+        self._listed: list[bytes] = []  # names, and their cookies, in order, as they were when this was next:
+        self._cookies: list[int] = []
+        self._listed_until = FIRST_COOKIE
 
     # --- names ---------------------------------------------------------------------------------------
 
@@ -84,7 +86,6 @@ class Folder:
         """Make `name` stand for `ino`; an existing name keeps its cookie."""
         old = self.kids.get(name)
         if old is None:
-            self.order[self.next_cookie] = name
             self.kids[name] = (self.next_cookie, ino)
             self.next_cookie += 1
         else:
@@ -92,18 +93,19 @@ class Folder:
 
     def hide(self, name: bytes) -> None:
         """Take `name` away."""
-        cookie, _ = self.kids.pop(name)
-        del self.order[cookie]
+        del self.kids[name]
 
     def after(self, cookie: int) -> Iterator[tuple[int, bytes, int]]:
         """(cookie, name, inode number) of all names past `cookie`, in an order that never changes."""
-        cookies = self._cookies
-        if cookies is None or (self.order and cookies[-1:] != [next(reversed(self.order))]):
-            cookies = self._cookies = list(self.order)
+        if self._listed_until != self.next_cookie or len(self._listed) > 2 * len(self.kids):
+            self._listed, self._cookies = list(self.kids), [kid[0] for kid in self.kids.values()]
+            self._listed_until = self.next_cookie
+        names, cookies = self._listed, self._cookies
         for position in range(bisect_right(cookies, cookie), len(cookies)):
-            name = self.order.get(cookies[position])
-            if name is not None and name not in self.hidden:
-                yield cookies[position], name, self.kids[name][1]
+            name = names[position]
+            kid = self.kids.get(name)
+            if kid is not None and kid[0] == cookies[position] and name not in self.hidden:
+                yield kid[0], name, kid[1]
 
     def start_over(self, node: Directory | None) -> None:
         """Be a directory of the grid that is not read yet; the pending names are added to that."""
@@ -182,26 +184,28 @@ class Folder:
         self.replace(snapshot)
         changed: list[tuple[bytes, int]] = []
         seen: set[bytes] = set()
-        for stored in snapshot.packed.names():
-            raw = snapshot.packed.raw(stored)
-            assert raw is not None
-            name = self._shown_name(stored, raw, seen)
+        packed = snapshot.packed
+        named = set(packed.holding(_OWN_NAME))
+        for stored in packed.names():
+            name = self._shown_name(stored, packed.raw(stored) if stored in named else None, seen)
             seen.add(name)
             if name in self.pending:
                 continue
             if name not in self.kids:
                 self.show(name, UNKNOWN)
                 changed.append((name, UNKNOWN))
-            elif raw != old.raw(old_names.get(name) or stored):
+            elif packed.raw(stored) != old.raw(old_names.get(name) or stored):
                 changed.append((name, self.kids[name][1]))
         for name in [name for name in self.kids if name not in seen and name not in self.pending]:
             changed.append((name, self.kids[name][1]))
             self.hide(name)
         return changed
 
-    def _shown_name(self, stored: str, raw: bytes, seen: set[bytes]) -> bytes:
-        """What an entry is called here: never as one of those `seen` before it."""
-        plain, own = stored.encode(), own_name(stored, raw)
+    def _shown_name(self, stored: str, raw: bytes | None, seen: set[bytes]) -> bytes:
+        """What an entry is called here: never as one of those `seen` before it. `raw` None: it tells no other name."""
+        plain, own = stored.encode(), own_name(stored, raw) if raw is not None else None
+        if own is None and not self.stored_names and plain not in seen and _addressable(plain):
+            return plain  # as nearly all are
         wanted = (plain,) if own is None else (own, plain)
         name = next(
             name
@@ -215,7 +219,7 @@ class Folder:
 
 def own_name(stored: str, raw: bytes) -> bytes | None:
     """The name that an entry is to be shown under, if its metadata tell one that fits its stored name."""
-    if b'"name"' not in raw:  # most have none: do not decode them
+    if _OWN_NAME not in raw:  # most have none: do not decode them
         return None
     try:
         name = posix_metadata.decode(parse_metadata(Entry.parse(raw).metadata))[1]
@@ -225,7 +229,7 @@ def own_name(stored: str, raw: bytes) -> bytes | None:
 
 
 def _addressable(name: bytes) -> bool:
-    return 0 < len(name) <= NAME_MAX and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+    return 0 < len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
 
 
 def _substitute(stored: str, number: int) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from lafsfs.errors import FormatError
 from lafsfs.formats import metadata as posix_metadata
+from lafsfs.formats.cap_sizes import immutable_size
 from lafsfs.formats.caps import ChkCap, DirCap, LiteralCap, UnknownCap, parse
 from lafsfs.formats.dirnode import (
     Entry,
+    Packed,
     child_entry,
     make_entry,
     merge_metadata,
@@ -22,28 +23,24 @@ from lafsfs.formats.dirnode import (
     parse_metadata,
     understand,
 )
-from lafsfs.tree.attributes import Attributes, bounded, foreign_attributes, from_posix, is_mode, to_posix
+from lafsfs.tree.attributes import bounded, foreign_attributes, from_posix, is_mode, to_posix
 from lafsfs.tree.inodes import Caps, Inode
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.plain_entries import plain
+from lafsfs.tree.seen import Seen, digest_of
 
 _PREFIXES = (b"ro.", b"imm.")
 _DIRECTORY = b"URI:DIR2"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one entry on the grid says: `ino` and `nlink` None where the entry does not tell."""
-
-    attributes: Attributes
-    caps: Caps
-    ino: int | None
-    nlink: int | None
-    xattrs: dict[bytes, bytes] | None
-    extra: bytes | None
+_OURS = frozenset(("lafsfs", "tahoe", "mtime", "ctime"))  # metadata that is written anew with every entry
 
 
 def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
     """Read one entry. Foreign and damaged metadata never raise: defaults take their place."""
+    return plain(raw) or thoroughly(raw, writekey, options)
+
+
+def thoroughly(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
+    """As `see`, whatever the entry looks like."""
     entry = parsed(raw)
     caps = _caps_of(entry, writekey)
     metadata = _metadata_of(entry)
@@ -59,20 +56,13 @@ def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
         size = posix.size or 0
     attributes = from_posix(posix, size)
     ino, nlink = posix.ino, posix.nlink
-    if posix.of is not None and posix.of != _of(caps):
+    if posix.of is not None and posix.of != digest_of(caps[1]):
         # Another client put other content under this name, and kept what it does not understand.
         when = max(_link_time(metadata), bounded(attributes.ctime + 1))
         attributes = attributes._replace(atime=when, mtime=when, ctime=when)
         if (nlink or 1) > 1:
             ino, nlink = None, None  # not the file of the other names any more
     return Seen(attributes, caps, ino, nlink, dict(posix.xattrs) or None, extra)
-
-
-def _of(caps: Caps) -> bytes | None:
-    """Short digest of a cap of immutable content; None for other caps, which stay when the content changes."""
-    if not caps[1].startswith((b"URI:CHK:", b"URI:LIT:")):
-        return None
-    return hashlib.blake2b(caps[1], digest_size=6).digest()
 
 
 def _link_time(metadata: dict[str, Any]) -> int:
@@ -97,9 +87,9 @@ def parsed(raw: bytes) -> Entry:
         return Entry("", b"", b"", b"{}", raw)
 
 
-def is_directory_entry(raw: bytes) -> bool:
-    """Whether an entry leads to a directory."""
-    return directory_cap(raw) is not None
+def subdirectories(packed: Packed) -> Iterator[str]:
+    """The names of the entries that lead to directories."""
+    return (name for name in packed.holding(_DIRECTORY) if directory_cap(packed.raw(name) or b"") is not None)
 
 
 def directory_cap(raw: bytes) -> bytes | None:
@@ -125,7 +115,9 @@ def write_entry(
     old = _metadata_of(parsed(old_raw)) if old_raw is not None else None
     if old is None and inode.extra is not None:
         old = json.loads(inode.extra)
-    posix = to_posix(inode.attributes, inode.alias or inode.ino, inode.nlink, inode.xattrs, _of(inode.caps))
+    posix = to_posix(
+        inode.attributes, inode.alias or inode.ino, inode.nlink, inode.xattrs, digest_of(inode.caps[1])
+    )
     mine = posix_metadata.encode(posix, name if stored.encode() != name else None, old, put_back, upon)
     merged = merge_metadata(old, mine, time.time())
     rw, ro = inode.caps
@@ -155,15 +147,21 @@ def same_object(raw: bytes, other: bytes) -> bool:
 
 def content_size(caps: Caps) -> int | None:
     """The size that a cap itself tells; 0 for what cannot be read, None for mutable files."""
-    cap = parse(caps[0] or caps[1])
+    text = caps[0] or caps[1]
+    size = immutable_size(text)
+    if size is not None:
+        return min(size, (1 << 63) - 1)  # anybody can write a cap; a larger size the kernel does not take
+    cap = parse(text)
     if isinstance(cap, ChkCap):
-        return min(cap.size, (1 << 63) - 1)  # anybody can write a cap; a larger size the kernel does not take
+        return min(cap.size, (1 << 63) - 1)
     if isinstance(cap, LiteralCap):
         return len(cap.data)
     return 0 if isinstance(cap, UnknownCap | DirCap) else None
 
 
 def _is_directory(text: bytes) -> bool:
+    if _DIRECTORY not in text:
+        return False
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
     return text.startswith(_DIRECTORY)
@@ -177,6 +175,6 @@ def _metadata_of(entry: Entry) -> dict[str, Any]:
 
 
 def _foreign(metadata: dict[str, Any]) -> bytes | None:
-    ours = ("lafsfs", "tahoe", "mtime", "ctime")
-    rest = {key: value for key, value in metadata.items() if key not in ours}
-    return json.dumps(rest).encode() if rest else None
+    if metadata.keys() <= _OURS:
+        return None
+    return json.dumps({key: value for key, value in metadata.items() if key not in _OURS}).encode()

@@ -17,7 +17,7 @@ from lafsfs.tree import torn
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.emptied import dropped, forgotten
-from lafsfs.tree.entries import is_directory_entry
+from lafsfs.tree.entries import subdirectories
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kept import KeptDirectories
@@ -244,9 +244,7 @@ class Following(Resolving):
         """Bring the link count of a directory up to date with what is in it."""
         packed = folder.snapshot.packed if folder.snapshot is not None else Packed()
         hidden = {folder.stored(name) for name in (*folder.pending, *folder.hidden)}
-        count = sum(
-            is_directory_entry(packed.raw(stored) or b"") for stored in packed.names() if stored not in hidden
-        )
+        count = sum(stored not in hidden for stored in subdirectories(packed))
         for name, pending in folder.pending.items():
             if name in folder.hidden:
                 continue

@@ -17,9 +17,9 @@ from lafsfs.errors import LafsError
 from lafsfs.tree.attributes import new_attributes
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import LINKS_DIRECTORY, Folder
-from lafsfs.tree.entries import Seen
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.links import Link
+from lafsfs.tree.seen import Seen
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree

@@ -29,8 +29,9 @@ from lafsfs.formats.packed import Packed, make_entry
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.tree.directories import LINKS_DIRECTORY, own_name
-from lafsfs.tree.entries import Seen, parsed, see, write_entry
+from lafsfs.tree.entries import parsed, see, write_entry
 from lafsfs.tree.inodes import Inode
+from lafsfs.tree.seen import Seen
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree

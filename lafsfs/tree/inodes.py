@@ -214,8 +214,9 @@ class InodeTable:
 
     def link(self, inode: Inode, directory: int, name: bytes) -> None:
         """Remember that `name` in `directory` leads to `inode`."""
-        if (directory, name) not in inode.links:
-            inode.links = with_link(inode.links, (directory, name))
+        link = (directory, name)
+        if link not in inode.links:
+            inode.links = with_link(inode.links, link)
             parent = self._inodes.get(directory)
             if parent is not None:
                 parent.anchors += 1

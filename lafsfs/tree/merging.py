@@ -11,12 +11,13 @@ from lafsfs.formats.caps import DirCap, parse
 from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import UNKNOWN, Folder, Pending, digest
-from lafsfs.tree.entries import Seen, parsed, write_entry
+from lafsfs.tree.entries import parsed, write_entry
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.journal import Batch, EdgeRow
 from lafsfs.tree.merge import Verdict, conflict_name, decide
 from lafsfs.tree.moves import moved_directory
 from lafsfs.tree.reachability import kept_for
+from lafsfs.tree.seen import Seen
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree

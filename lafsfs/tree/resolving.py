@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, cast
 from lafsfs.errors import LafsError
 from lafsfs.tree.change import Change, repend
 from lafsfs.tree.directories import UNKNOWN, Folder
-from lafsfs.tree.entries import Seen, directory_cap, see
+from lafsfs.tree.entries import directory_cap, see
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kernel import Kernel
 from lafsfs.tree.links import Link
 from lafsfs.tree.moves import above_itself, take_away
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.seen import Seen
 
 if TYPE_CHECKING:
     from lafsfs.tree.hard_links import HardLinks
@@ -73,7 +74,7 @@ class Resolving:
 
     def _from_grid(self, folder: Folder, name: bytes, seen: Seen) -> Inode:
         directory = folder.inode.ino
-        number = self._journalled(directory, name, seen) or seen.ino
+        number = (self._journalled(directory, name, seen) if self.journalled else None) or seen.ino
         there = self.inodes.get(number) if number else None
         if number is None or number <= ROOT or (there is not None and not self._is_same(there, seen)):
             number = derived_number(directory, name)

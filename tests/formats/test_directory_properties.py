@@ -45,6 +45,7 @@ def test_changes_are_those_of_a_dictionary(steps: list[dict[str, bytes | None]])
         assert (len(packed), set(packed.names())) == (len(model), set(model))
         assert all(packed.raw(name) == raw for name, raw in model.items())
         assert all((name in packed) == (name in model) for name in changes)
+        assert sorted(packed.holding(b"x30")) == sorted(name for name, raw in model.items() if b"x30" in raw)
         again = dirnode.Packed.parse(data)
         assert list(again.names()) == sorted(model)
         assert again.pack() == data
