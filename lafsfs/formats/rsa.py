@@ -8,6 +8,7 @@ only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -87,7 +88,7 @@ class SigningKey:
         )
         return cls(der, key, _public_part(key))
 
-    @property
+    @cached_property
     def writekey(self) -> bytes:
         """The 16-byte write key of the file that belongs to this key."""
         return keys.writekey_of(self.der)

@@ -22,8 +22,9 @@ from lafsfs.errors import (
 from lafsfs.gbs.headers import AUTHORIZATION, CBOR, authorization
 from lafsfs.gbs.nurl import Nurl
 from lafsfs.grid.health import Health
+from lafsfs.grid.http1 import Answer, RawHeaders
 from lafsfs.grid.tls import Buffer
-from lafsfs.grid.transport import Payload, PinnedTransport
+from lafsfs.grid.transport import Outgoing, PinnedTransport
 
 SLOWEST: Final = 32 * 1024
 """Bytes per second below which a transfer is given up."""
@@ -65,12 +66,16 @@ class Reply(NamedTuple):
     """An answer with one of the expected statuses."""
 
     status: int
-    headers: httpx.Headers
+    headers: RawHeaders
     body: bytes
+
+    def header(self, name: bytes) -> str:
+        """The values of a header, by its name in lower case; empty if there is none."""
+        return ", ".join(value.decode("latin-1") for key, value in self.headers if key.lower() == name)
 
     @property
     def content_type(self) -> str:
-        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
+        return self.header(b"content-type").partition(";")[0].strip().lower()
 
 
 class _Route:
@@ -78,7 +83,6 @@ class _Route:
 
     def __init__(self, nurl: Nurl) -> None:
         host = f"[{nurl.host}]" if ":" in nurl.host else nurl.host
-        self.url = httpx.URL(f"https://{host}:{nurl.port}/")
         self.transport = PinnedTransport(nurl.host, nurl.port, base64.urlsafe_b64decode(nurl.spki + "="))
         self.headers = [
             (b"Host", f"{host}:{nurl.port}".encode()),
@@ -125,16 +129,14 @@ class ServerConnection:
         """
         size = memoryview(body).nbytes
         lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
-        extensions = {
-            "timeout": (timeouts or self._timeouts).of(size + max_body, writing=method != "GET"),
-            "target": path.encode("ascii"),
-            "max_body": max(max_body, _ERROR_BODY),
-            "idempotent": idempotent,
-        }
+        seconds = (timeouts or self._timeouts).of(size + max_body, writing=method != "GET")
+        outgoing = Outgoing(
+            method, path.encode("ascii"), lines, body, seconds, max(max_body, _ERROR_BODY), idempotent
+        )
         began = trio.current_time()
         try:
-            response = await self._send(method, lines, body, extensions)
-            reply = Reply(response.status_code, response.headers, response.extensions["body"])
+            answer = await self._send(outgoing)
+            reply = Reply(answer.status, answer.headers, answer.body)
             result = self._judged(reply, expected, method, accept)
         except ServerRefusedError as error:
             # A server that says no is well; one that fails is not.
@@ -160,17 +162,13 @@ class ServerConnection:
         except FormatError as error:
             raise BadAnswerError(f"{self._name}: {error}") from error
 
-    async def _send(
-        self, method: str, lines: list[tuple[bytes, bytes]], body: Buffer, extensions: dict[str, object]
-    ) -> httpx.Response:
+    async def _send(self, outgoing: Outgoing) -> Answer:
         failure: ServerError = ServerUnreachableError(f"{self._name} has no address that can be used")
         for route in list(self._routes):
-            request = httpx.Request(
-                method, route.url, headers=route.headers + lines, stream=Payload(body), extensions=extensions
-            )
             try:
-                # Not by an AsyncClient: its cookies, redirects and authentication cost as much as sending.
-                response = await route.transport.handle_async_request(request)
+                answer = await route.transport.exchange(
+                    outgoing._replace(headers=route.headers + outgoing.headers)
+                )
             except PinMismatchError:
                 failure = PinMismatchError(
                     f"{self._name}: the certificate is not the one that its NURL names"
@@ -187,7 +185,7 @@ class ServerConnection:
                 raise BadAnswerError(f"{self._name}: {error}") from error
             else:
                 self._prefer(route)
-                return response
+                return answer
         raise failure
 
     def _prefer(self, route: _Route) -> None:

@@ -215,7 +215,8 @@ class MutableSlot:
         self._memory.keep_key(self._target.storage_index, key)
         fresh = ServerMap(self._target.fingerprint)
         fresh.complete = True
-        return await self._publish_all(fresh, contents, self._grid.encoding.k, self._grid.encoding.n)
+        encoding = self._grid.encoding
+        return await self._publish_all(fresh, contents, encoding.k, encoding.n, unknown=True)
 
     async def overwrite(self, base: Header | None, servermap: ServerMap, contents: Contents) -> Pinned:
         """Publish the next version over `base`, which `servermap` shows.
@@ -284,7 +285,9 @@ class MutableSlot:
         there = sum(server.server_id not in servermap.failed for server in usable)
         return bool(servermap.failed) and there < self._grid.encoding.happy
 
-    async def _publish_all(self, servermap: ServerMap, contents: Contents, k: int, n: int) -> Pinned:
+    async def _publish_all(
+        self, servermap: ServerMap, contents: Contents, k: int, n: int, *, unknown: bool = False
+    ) -> Pinned:
         key = await self.signing_key(servermap)
         seqnum = max(servermap.highest_seqnum(), self._floor) + 1
         # One salt serves an SDMF file; MDMF takes a new one for each segment by itself.
@@ -300,6 +303,7 @@ class MutableSlot:
                 shares.header,
                 shares.writes,
                 shares.share_size,
+                unknown=unknown,
                 happy=self._grid.encoding.happy,
             )
             return await self._run(publisher, shares.header)

@@ -55,6 +55,7 @@ class NewShares:
         self._buffer = _anonymous(self._data_size * header.n)
         self._view = memoryview(self._buffer)
         self._signed: mutable_share.Signed | None = None
+        self._sealed_key = b""
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +92,7 @@ class NewShares:
         """(offset, bytes) of everything the share consists of; the parts do not overlap."""
         signed, data = self._done(), self._planned.sections.data
         parts: list[Write] = list(signed.changing_parts(shnum))
-        parts += signed.fixed_parts(self._key.public.der, self._key.sealed())
+        parts += signed.fixed_parts(self._key.public.der, self._sealed_key)
         if self._data_size:
             start = shnum * self._data_size
             parts.append((data.start, self._view[start : start + self._data_size]))
@@ -117,6 +118,7 @@ class NewShares:
 
     def _sign(self) -> None:
         self._signed = self._encoder.sign(self._key)
+        self._sealed_key = self._key.sealed()
 
 
 async def _maybe_in_thread(

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +30,8 @@ _NONCE = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 _MAX_FILE = 1 << 16
 _WHILE_WAITED_FOR, _FOR_STOCK = 5, 19
 """Niceness of the threads that make keys (0.06 s of a core each): programs at work on the tree come first."""
+_AT_ONCE = 16
+"""Keys that one visit to the disk fetches at most; those that nobody took are lost with the process."""
 
 
 class KeyPool:
@@ -46,21 +48,28 @@ class KeyPool:
         self._seal_key = seal_key or b""
         self._target = target
         self._memory: list[rsa.SigningKey] = []
+        self._fetching = trio.Lock()
+        self._at_once = 1
         self._taken = trio.Event()
         self._stockers = _quiet_threads(1, _FOR_STOCK)
         self._makers = _quiet_threads(os.cpu_count() or 1, _WHILE_WAITED_FOR)
 
     async def take(self) -> rsa.SigningKey:
         """A key that nobody else has or will get: from stock, else generated now."""
+        if not self._memory and self._directory is not None:
+            async with self._fetching:
+                if not self._memory:
+                    await self._fetch()
         key = self._memory.pop() if self._memory else None
-        if key is None and self._directory is not None:
-            key = await trio.to_thread.run_sync(self._take_from_disk)
         # Only now, so that `fill` finds the gap.
         self._taken.set()
         self._taken = trio.Event()
-        if key is not None:
-            return key
-        return await _generate(self._makers)
+        return key if key is not None else await _generate(self._makers)
+
+    async def _fetch(self) -> None:
+        """Keys from the disk into memory: one, and each time more while many are wanted in a row."""
+        self._memory += await trio.to_thread.run_sync(self._take_from_disk, self._at_once)
+        self._at_once = min(2 * self._at_once, _AT_ONCE)
 
     async def fill(self, idle: Callable[[], Awaitable[None]] | None = None) -> None:
         """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there.
@@ -73,6 +82,7 @@ class KeyPool:
                 if idle is not None:
                     await idle()
                 await self._put(await _generate(self._stockers))
+            self._at_once = 1
             await taken.wait()
 
     async def stock(self) -> int:
@@ -82,7 +92,7 @@ class KeyPool:
     async def _stock(self) -> int:
         if self._directory is None:
             return len(self._memory)
-        return len(self._memory) + len(await trio.to_thread.run_sync(self._files))
+        return len(self._memory) + await trio.to_thread.run_sync(self._count_files)
 
     async def _put(self, key: rsa.SigningKey) -> None:
         if self._directory is None:
@@ -96,12 +106,17 @@ class KeyPool:
 
     # --- on disk, in threads -------------------------------------------------------------------------
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> Iterator[str]:
+        """Names of the files with keys. There may be many, so that no more is looked at than is asked for."""
         assert self._directory is not None
         try:
-            return sorted(p for p in self._directory.iterdir() if p.suffix == _SUFFIX)
+            with os.scandir(self._directory) as entries:
+                yield from (entry.name for entry in entries if entry.name.endswith(_SUFFIX))
         except FileNotFoundError:
-            return []
+            return
+
+    def _count_files(self) -> int:
+        return sum(1 for _ in self._files())
 
     def _store(self, der: bytes) -> None:
         directory = self._directory
@@ -122,21 +137,30 @@ class KeyPool:
             temporary.unlink(missing_ok=True)
             raise
 
-    def _take_from_disk(self) -> rsa.SigningKey | None:
-        for path in self._files():
-            try:
-                sealed = path.read_bytes()[:_MAX_FILE]
-                path.unlink()  # whoever succeeds here owns the key
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                log.warning("a key of the pool cannot be used: %s", error)
-                continue
-            sync_directory(path.parent)
-            key = self._open(sealed)
+    def _take_from_disk(self, count: int) -> list[rsa.SigningKey]:
+        """Up to `count` keys that nobody else can get any more, also when the power fails now."""
+        assert self._directory is not None
+        keys: list[rsa.SigningKey] = []
+        for name in self._files():
+            key = self._take_file(self._directory / name)
             if key is not None:
-                return key
-        return None
+                keys.append(key)
+            if len(keys) == count:
+                break
+        if keys:
+            sync_directory(self._directory)
+        return keys
+
+    def _take_file(self, path: Path) -> rsa.SigningKey | None:
+        try:
+            sealed = path.read_bytes()[:_MAX_FILE]
+            path.unlink()  # whoever succeeds here owns the key
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("a key of the pool cannot be used: %s", error)
+            return None
+        return self._open(sealed)
 
     def _open(self, sealed: bytes) -> rsa.SigningKey | None:
         nonce, box = sealed[:_NONCE], sealed[_NONCE:]

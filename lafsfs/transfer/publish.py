@@ -3,7 +3,8 @@
 One request per server carries all its shares, each under the condition that the share is what the map
 says. The first server in permuted order is the *arbiter*: it is written before the others, which are then
 written all at once. Of two writers that start from the same version one fails at the arbiter before it
-touched anything else, so they do not tear a version apart between them.
+touched anything else, so they do not tear a version apart between them. A file whose key was just made has
+one writer only: all servers are written at once.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Publisher:
     """Writes one encoded version where the map says. Use once.
 
     `writes_of(shnum)` gives the write vectors of a share, `share_size` their size. `partial` is true when
-    they make a share only on top of the version in the map: then shares get no new homes. Where fewer than
-    `happy` servers can be written to, nothing is.
+    they make a share only on top of the version in the map: then shares get no new homes. `unknown`: nobody
+    else can know the file yet. Where fewer than `happy` servers can be written to, nothing is.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Publisher:
         share_size: int,
         *,
         partial: bool = False,
+        unknown: bool = False,
         happy: int = 1,
     ) -> None:
         self._grid, self._target = grid, target
+        self._unknown = unknown
         self._happy = happy
         self._before = servermap
         self._after = servermap.copy()
@@ -111,7 +114,7 @@ class Publisher:
         goal = self._known_places()
         if not self._partial:
             self._find_homes(goal)
-        arbiter = self._arbiter(goal)
+        arbiter = None if self._unknown else self._arbiter(goal)
         while arbiter is not None and not self._outcome.placed and not self._outcome.collision:
             # Where there are others, one that stalls is not waited for as long as it may take.
             wait = _ARBITER_PATIENCE + self._share_size / _SLOW if len(self._alive) > 1 else math.inf
@@ -187,6 +190,10 @@ class Publisher:
         """Write to several servers at once, `wait` seconds at most. When half are done the others have
         to hurry.
         """
+        if len(goal) == 1 and wait == math.inf and not absent:
+            for server_id, shnums in goal.items():
+                await self._write_server(self._servers[server_id], shnums)
+            return
         started = trio.current_time()
         unfinished = set(goal)
 

@@ -11,6 +11,8 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,6 +45,16 @@ class Kept(NamedTuple):
     seen: float
 
 
+@dataclass(eq=False, slots=True)
+class _Record:
+    """A directory that is to be written down."""
+
+    cap: bytes
+    version: Version
+    data: bytes
+    durable: bool
+
+
 class KeptDirectories:
     """The store of one root. `find` blocks. Damaged records count as absent, and so do outdated ones: what cannot be
     written is removed.
@@ -55,7 +67,8 @@ class KeptDirectories:
         self._names = subkey(key, b"directory names")
         self._changed: set[Folder] = set()
         self._used: int | None = None
-        self._writing = trio.CapacityLimiter(1)
+        self._writing = trio.Lock()
+        self._waiting: list[_Record] = []
         self._newest: dict[str, int] = {}  # file -> sequence number written since the start
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -87,37 +100,58 @@ class KeptDirectories:
 
     async def keep(self, node: Directory, snapshot: Snapshot) -> None:
         """Write down what the grid holds now, on the disk on return: what the journal forgets after this is found here,
-        also when the power fails.
+        also when the power fails. Of a new directory without names it forgets none: that is only written.
         """
-        data = await pack(snapshot.packed)
-        cap = node.cap.read_cap().to_bytes()
-        await trio.to_thread.run_sync(self._save, cap, snapshot.version, data, limiter=self._writing)
+        data, cap = await pack(snapshot.packed), node.cap.read_cap().to_bytes()
+        durable = len(snapshot.packed) > 0 or snapshot.version.seqnum > 1
+        record = _Record(cap, snapshot.version, data, durable)
+        self._waiting.append(record)
+        async with self._writing:
+            if record in self._waiting:  # else somebody took it along
+                records, self._waiting = self._waiting, []
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._save_all, records)
 
-    def _save(self, cap: bytes, version: Version, data: bytes) -> None:
-        """One at a time; of two that overtook each other the newer stays."""
-        path = self._path(cap)
+    def _save_all(self, records: Sequence[_Record]) -> None:
+        """Of two versions of a directory that overtook each other the newer stays."""
+        saved = [path for path in map(self._save, records) if path is not None]
+        try:
+            if saved:
+                sync_directory(self._directory)
+        except OSError as problem:
+            self._give_up(problem, saved)
+
+    def _save(self, record: _Record) -> Path | None:
+        """The file, if its name is to be synced."""
+        path = self._path(record.cap)
+        version, data = record.version, record.data
         if version.seqnum < self._newest.get(path.name, 0):
-            return
+            return None
         self._newest[path.name] = version.seqnum
         if len(data) > min(LARGEST, self._limit - _AROUND):
             path.unlink(missing_ok=True)
-            return
-        record = cbor2.dumps([version.seqnum, version.root_hash, version.size, time.time(), data])
-        sealed = self._sealer.seal(record, path.name.encode())
+            return None
+        kept = cbor2.dumps([version.seqnum, version.root_hash, version.size, time.time(), data])
+        sealed = self._sealer.seal(kept, path.name.encode())
         scratch = path.with_suffix(".new")
         try:
             self._make_room(len(sealed))
             with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(sealed)
-                file.flush()
-                os.fsync(file.fileno())
+                if record.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             scratch.rename(path)
-            sync_directory(self._directory)
         except OSError as problem:
-            log.info("a directory is not kept: %s", problem.strerror)
-            for outdated in (scratch, path):
-                outdated.unlink(missing_ok=True)
-            self._used = None
+            self._give_up(problem, (scratch, path))
+            return None
+        return path if record.durable else None
+
+    def _give_up(self, problem: OSError, outdated: Iterable[Path]) -> None:
+        log.info("a directory is not kept: %s", problem.strerror)
+        for path in outdated:
+            path.unlink(missing_ok=True)
+        self._used = None
 
     def _make_room(self, count: int) -> None:
         """Give up what was not written for the longest time. OSError when the disk has little space for others."""

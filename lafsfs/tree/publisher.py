@@ -26,7 +26,7 @@ from lafsfs.tree.merge import conflict_name
 from lafsfs.tree.mutable import MutableWriter, Outcome, write_cap
 from lafsfs.tree.new_files import format_of_new_file
 from lafsfs.tree.publishing import DirectoryPublisher
-from lafsfs.tree.queue import Job, Queue
+from lafsfs.tree.queue import Bell, Job, Queue
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -35,6 +35,9 @@ OPEN_IDLE = 5.0  # seconds without a write after which an open file is published
 OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
 PACE = 4.0  # a directory rests this many times as long as its last publishing took
 DIRECTORY_SLOTS = 8
+HURRIED_DIRECTORY_SLOTS = (
+    16  # threads that sign, disks and servers are waited for: all of them are to have work
+)
 RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; smaller ones begin again
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
 LOOK_AGAIN = 0.05  # seconds before a directory that waits for children is looked at again
@@ -48,8 +51,12 @@ class Publisher:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         options = tree.options
-        self.files = Queue(self._publish_file, options.upload_slots, self._busy_until, self._requests)
-        self.directories = Queue(self._publish_directory, DIRECTORY_SLOTS, self._busy_until, self._requests)
+        self._changed = Bell()
+        rules = self._busy_until, self._requests, self._changed
+        self.files = Queue(self._publish_file, options.upload_slots, *rules)
+        self.directories = Queue(
+            self._publish_directory, DIRECTORY_SLOTS, *rules, hurried_slots=HURRIED_DIRECTORY_SLOTS
+        )
         # Directories with names that wait for objects moved elsewhere.
         self.waiting_removals: set[Folder] = set()
         self._directory_publisher = DirectoryPublisher(tree)
@@ -294,7 +301,7 @@ class Publisher:
         with self.hurried():
             with trio.move_on_after(float("inf") if timeout is None else timeout):
                 while not self.idle:
-                    await self._progress()
+                    await self._changed.wait()
                 return
             left = len(self.files) + len(self.directories)
             raise PendingError(f"{left} changes are not on the grid yet; they are safe in the journal")
@@ -328,16 +335,4 @@ class Publisher:
             self.files.hurry_one(inode.ino)
             for directory in (inode, *self._tree.ancestors(inode)):
                 self.directories.hurry_one(directory.ino)
-            await self._progress()
-
-    async def _progress(self) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def wait(event: trio.Event) -> None:
-                await event.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(wait, self.files.changed)
-            nursery.start_soon(wait, self.directories.changed)
-            if self.idle:
-                nursery.cancel_scope.cancel()
+            await self._changed.wait()

@@ -57,6 +57,22 @@ class Job:
         self.serial = 0
 
 
+class Bell:
+    """Rings now and then; the next time can be waited for."""
+
+    def __init__(self) -> None:
+        self._next = trio.Event()
+
+    def ring(self) -> None:
+        """Wake all who wait."""
+        rung, self._next = self._next, trio.Event()
+        rung.set()
+
+    async def wait(self) -> None:
+        """Return when it rings."""
+        await self._next.wait()
+
+
 class Queue:
     """Jobs by key (inode number). `work` does one; raising means: again later. Used from the trio thread only."""
 
@@ -66,13 +82,19 @@ class Queue:
         slots: int,
         busy_until: Callable[[], float],
         requests: Callable[[], int],
+        changed: Bell,
+        hurried_slots: int = 0,
     ) -> None:
-        """`busy_until`: the time before which work that nobody waits for should not compete with people's programs;
+        """So many jobs at a time as there are `slots`, in a hurry `hurried_slots` if those are more. `changed` rings
+        whenever a job ends or fails.
+
+        `busy_until`: the time before which work that nobody waits for should not compete with people's programs;
         it is held back up to `PATIENCE` seconds, then done one at a time, with rests that grow with the number of
         `requests` that came meanwhile. Several at a time only when programs have rested for a while.
         """
         self._work = work
         self._slots = slots
+        self._hurried_slots = max(slots, hurried_slots)
         self._busy_until = busy_until
         self._requests = requests
         self._rests_until = float("-inf")
@@ -83,7 +105,7 @@ class Queue:
         self._wake = trio.Event()
         self._sleeping_until = float("-inf")
         self._hurried = 0
-        self.changed = trio.Event()  # replaced whenever a job ends or fails
+        self._changed = changed
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -179,7 +201,8 @@ class Queue:
 
     def _start_due(self, nursery: trio.Nursery) -> float:
         now = trio.current_time()
-        while self._heap and self._running < self._slots:
+        slots = self._hurried_slots if self._hurried else self._slots
+        while self._heap and self._running < slots:
             due, serial, job = self._heap[0]
             if serial != job.serial or job.running:
                 heapq.heappop(self._heap)
@@ -235,8 +258,7 @@ class Queue:
             self._rest(trio.current_time() - began, self._requests() - requests)
             job.running = False
             self._wake.set()
-            done, self.changed = self.changed, trio.Event()
-            done.set()
+            self._changed.ring()
 
     def _failed(self, job: Job, reason: str) -> None:
         job.tries += 1

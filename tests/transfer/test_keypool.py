@@ -77,6 +77,20 @@ async def test_the_pool_is_filled_again_after_a_key_was_taken(tmp_path: Path) ->
             nursery.cancel_scope.cancel()
 
 
+async def test_many_keys_in_a_row_are_fetched_together(tmp_path: Path) -> None:
+    directory = tmp_path / "keys"
+    await filled(KeyPool(directory, SEAL, 6), 6)
+    pool = KeyPool(directory, SEAL, 6)
+    left: list[int] = []
+    taken: set[bytes] = set()
+    for _ in range(6):
+        taken.add((await pool.take()).der)
+        left.append(len(list(directory.iterdir())))
+    assert left == [5, 3, 3, 0, 0, 0]  # a single directory wastes no keys, should the mount end after it
+    assert len(taken) == 6
+    assert await pool.stock() == 0
+
+
 async def test_a_pool_in_memory(tmp_path: Path) -> None:
     pool = KeyPool(tmp_path / "keys", None, 2)
     await filled(pool, 2)

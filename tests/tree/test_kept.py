@@ -95,6 +95,36 @@ async def test_of_versions_kept_at_once_the_newest_stays(tmp_path: Path, seed: i
     assert len(files(tmp_path)) == 4
 
 
+async def test_many_at_once_are_all_there_and_empty_ones_too(tmp_path: Path) -> None:
+    kept = KeptDirectories(tmp_path, KEY)
+    empty = Snapshot(Version(1, bytes(32), 0), Packed())
+    wanted = {number: snapshot(1) if number % 2 else empty for number in range(40)}
+    async with trio.open_nursery() as nursery:
+        for number, one in wanted.items():
+            nursery.start_soon(kept.keep, directory(number), one)
+    for number, one in wanted.items():
+        assert is_same(found(kept, number), one)
+    await kept.keep(directory(1), Snapshot(Version(2, bytes(32), 0), Packed()))
+    emptied = found(kept, 1)
+    assert emptied is not None
+    assert len(emptied.packed) == 0
+    assert len(files(tmp_path)) == 40
+
+
+async def test_what_is_given_up_while_it_waits_keeps_no_other_from_being_written(tmp_path: Path) -> None:
+    kept = KeptDirectories(tmp_path, KEY)
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            scope = trio.CancelScope(deadline=trio.current_time() if number % 3 == 0 else float("inf"))
+
+            async def keep(number: int = number, scope: trio.CancelScope = scope) -> None:
+                with scope:
+                    await kept.keep(directory(number), snapshot(1))
+
+            nursery.start_soon(keep)
+    assert all(found(kept, number) is not None for number in range(20) if number % 3)
+
+
 async def test_damage_is_absence(tmp_path: Path) -> None:
     kept = KeptDirectories(tmp_path, KEY)
     for number in range(2):

@@ -13,7 +13,17 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lafsfs.errors import GridError
-from lafsfs.tree.queue import FIRST_RETRY, LAST_RETRY, LOOK_AGAIN, PATIENCE, REST_MAX, REST_SHARE, Job, Queue
+from lafsfs.tree.queue import (
+    FIRST_RETRY,
+    LAST_RETRY,
+    LOOK_AGAIN,
+    PATIENCE,
+    REST_MAX,
+    REST_SHARE,
+    Bell,
+    Job,
+    Queue,
+)
 
 STEP = 1 / 128  # seconds
 Action = Callable[[Job], None]
@@ -22,7 +32,7 @@ Action = Callable[[Job], None]
 class Worker:
     """A queue whose jobs take a known time, and what it did when."""
 
-    def __init__(self, clock: MockClock, slots: int = 8) -> None:
+    def __init__(self, clock: MockClock, slots: int = 8, hurried_slots: int = 0) -> None:
         self.clock = clock
         self.busy_until = float("-inf")
         self.lasts = 0.0  # seconds that a job takes
@@ -31,7 +41,10 @@ class Worker:
         self.at_once = 0
         self.most_at_once = 0
         self.requests = 0
-        self.queue = Queue(self._work, slots, lambda: self.busy_until, lambda: self.requests)
+        self.changed = Bell()
+        self.queue = Queue(
+            self._work, slots, lambda: self.busy_until, lambda: self.requests, self.changed, hurried_slots
+        )
 
     async def _work(self, job: Job) -> None:
         self.begun.append((trio.current_time(), job.key))
@@ -84,10 +97,11 @@ async def test_a_job_is_done_when_it_is_due_and_then_forgotten(mock_clock: MockC
     async with running(worker):
         worker.queue.want(7, 2.0)
         worker.queue.want(8, 1.0)
-        changed = worker.queue.changed
-        await worker.until(1.5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.until, 1.5)
+            await worker.changed.wait()
+            assert len(worker.queue) == 1
         assert worker.begun == [(1.0, 8)]
-        assert changed.is_set()
         assert [job.key for job in worker.queue] == [7]
         await worker.until(3.0)
         assert worker.times(7) == [2.0]
@@ -182,6 +196,22 @@ async def test_no_more_at_once_than_there_are_slots(mock_clock: MockClock, slots
         assert worker.most_at_once == slots
         assert sorted(key for _, key in worker.begun) == list(range(7))
         assert worker.begun[-1][0] == pytest.approx((7 - 1) // slots, abs=0.05)
+
+
+async def test_more_at_once_in_a_hurry(mock_clock: MockClock) -> None:
+    worker = Worker(mock_clock, slots=2, hurried_slots=5)
+    worker.lasts = 1.0
+    async with running(worker):
+        for key in range(20):
+            worker.queue.want(key, 0.0)
+        await worker.until(0.5)
+        assert worker.at_once == 2
+        worker.queue.hurry()
+        await worker.until(0.6)
+        assert worker.at_once == 5
+        worker.queue.relax()
+        await worker.until(1.5)
+        assert worker.at_once == 2
 
 
 # --- failures ------------------------------------------------------------------------------------------
