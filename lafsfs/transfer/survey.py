@@ -228,11 +228,14 @@ class _Survey:
         return await heads_of(server, self._target, self._head, likely)
 
     async def _verify_unknown(self) -> None:
-        """Fetch the signature of versions of which only the header was read."""
+        """Fetch the signature of versions of which only the header was read. A server that does not give it counts as
+        one that did not answer: that its version is not known must not look like an older one being the newest.
+        """
         for header, share in self._map.unverified().items():
             try:
                 head = await share.server.read_mutable(self._target.storage_index, share.shnum, 0, READ_HEAD)
             except ServerError:
+                self._map.record_failure(share.server)
                 continue
             fresh = ServerMap(self._target.fingerprint)
             fresh.record(share.server, {share.shnum: head})

@@ -16,6 +16,7 @@ from lafsfs.errors import (
     NotEnoughSharesError,
     OutdatedServersError,
     RollbackError,
+    ServerUnreachableError,
     UncoordinatedWriteError,
 )
 from lafsfs.formats import base32, caps
@@ -271,6 +272,30 @@ async def test_old_servers_prove_nothing_while_others_do_not_answer(
         few[0].start()
         await answering(maker, few)
         assert (await node.latest()).seqnum == 2
+
+
+async def test_a_version_that_cannot_be_confirmed_makes_no_older_one_the_newest(
+    ten: list[StorageServer], tmp_path: Path
+) -> None:
+    """Its server shows the header, and then does not give the signature."""
+    few = ten[:2]
+    encoding = Encoding(1, 1, 2)
+    async with client(few, encoding) as maker, client(few, encoding) as other:
+        node = await maker.create_mutable(b"old", False)
+        save(few, node, tmp_path)
+        await node.overwrite(b"new", node.pinned)
+        roll_back(few[1:], node, tmp_path)
+        other.floors.update(maker.floors)
+        (newest,) = [one for one in other._grid.servers if one.server_id == few[0].server_id]
+
+        async def broken(*_: object) -> bytes:
+            raise ServerUnreachableError("the connection broke")
+
+        newest.read_mutable = broken  # type: ignore[method-assign]
+        with pytest.raises(OutdatedServersError):
+            await other.mutable_file(write_cap(node)).newest()
+        del newest.read_mutable
+        assert (await other.mutable_file(write_cap(node)).newest()).seqnum == 2
 
 
 async def test_a_roll_back_of_everything_is_noticed(ten: list[StorageServer], tmp_path: Path) -> None:
