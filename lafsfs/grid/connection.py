@@ -22,9 +22,8 @@ from lafsfs.errors import (
 from lafsfs.gbs.headers import AUTHORIZATION, CBOR, authorization
 from lafsfs.gbs.nurl import Nurl
 from lafsfs.grid.health import Health
-from lafsfs.grid.http1 import Answer, RawHeaders
 from lafsfs.grid.tls import Buffer
-from lafsfs.grid.transport import Outgoing, PinnedTransport
+from lafsfs.grid.transport import Payload, PinnedTransport
 
 SLOWEST: Final = 32 * 1024
 """Bytes per second below which a transfer is given up."""
@@ -66,16 +65,12 @@ class Reply(NamedTuple):
     """An answer with one of the expected statuses."""
 
     status: int
-    headers: RawHeaders
+    headers: httpx.Headers
     body: bytes
-
-    def header(self, name: bytes) -> str:
-        """The values of a header, by its name in lower case; empty if there is none."""
-        return ", ".join(value.decode("latin-1") for key, value in self.headers if key.lower() == name)
 
     @property
     def content_type(self) -> str:
-        return self.header(b"content-type").partition(";")[0].strip().lower()
+        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 class _Route:
@@ -83,6 +78,7 @@ class _Route:
 
     def __init__(self, nurl: Nurl) -> None:
         host = f"[{nurl.host}]" if ":" in nurl.host else nurl.host
+        self.url = httpx.URL(f"https://{host}:{nurl.port}/")
         self.transport = PinnedTransport(nurl.host, nurl.port, base64.urlsafe_b64decode(nurl.spki + "="))
         self.headers = [
             (b"Host", f"{host}:{nurl.port}".encode()),
@@ -129,14 +125,16 @@ class ServerConnection:
         """
         size = memoryview(body).nbytes
         lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
-        seconds = (timeouts or self._timeouts).of(size + max_body, writing=method != "GET")
-        outgoing = Outgoing(
-            method, path.encode("ascii"), lines, body, seconds, max(max_body, _ERROR_BODY), idempotent
-        )
+        extensions = {
+            "timeout": (timeouts or self._timeouts).of(size + max_body, writing=method != "GET"),
+            "target": path.encode("ascii"),
+            "max_body": max(max_body, _ERROR_BODY),
+            "idempotent": idempotent,
+        }
         began = trio.current_time()
         try:
-            answer = await self._send(outgoing)
-            reply = Reply(answer.status, answer.headers, answer.body)
+            response = await self._send(method, lines, body, extensions)
+            reply = Reply(response.status_code, response.headers, response.extensions["body"])
             result = self._judged(reply, expected, method, accept)
         except ServerRefusedError as error:
             # A server that says no is well; one that fails is not.
@@ -162,13 +160,17 @@ class ServerConnection:
         except FormatError as error:
             raise BadAnswerError(f"{self._name}: {error}") from error
 
-    async def _send(self, outgoing: Outgoing) -> Answer:
+    async def _send(
+        self, method: str, lines: list[tuple[bytes, bytes]], body: Buffer, extensions: dict[str, object]
+    ) -> httpx.Response:
         failure: ServerError = ServerUnreachableError(f"{self._name} has no address that can be used")
         for route in list(self._routes):
+            request = httpx.Request(
+                method, route.url, headers=route.headers + lines, stream=Payload(body), extensions=extensions
+            )
             try:
-                answer = await route.transport.exchange(
-                    outgoing._replace(headers=route.headers + outgoing.headers)
-                )
+                # Not by an AsyncClient: its cookies, redirects and authentication cost as much as sending.
+                response = await route.transport.handle_async_request(request)
             except PinMismatchError:
                 failure = PinMismatchError(
                     f"{self._name}: the certificate is not the one that its NURL names"
@@ -185,7 +187,7 @@ class ServerConnection:
                 raise BadAnswerError(f"{self._name}: {error}") from error
             else:
                 self._prefer(route)
-                return answer
+                return response
         raise failure
 
     def _prefer(self, route: _Route) -> None:

@@ -288,7 +288,7 @@ def _slot_answer(values: int, reply: Reply) -> messages.ReadTestWriteAnswer:
 def _piece(offset: int, size: int, reply: Reply) -> bytes:
     if reply.status == 204:
         return b""
-    given = parse_content_range(reply.header(b"content-range"))
+    given = parse_content_range(reply.headers.get("content-range", ""))
     fits = given.begin == offset and given.end <= offset + size
     if not fits or len(reply.body) != given.end - given.begin or reply.content_type != OCTET_STREAM:
         raise FormatError("not the bytes that were asked for")

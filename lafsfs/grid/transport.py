@@ -1,7 +1,6 @@
 """The HTTP transport under httpx: one server, pinned TLS, kept-alive connections (formats.md 9.2).
 
-httpx stays the interface; this replaces httpcore. `exchange` does the same without httpx's objects for requests,
-URLs and headers, which cost as much as sending a small request. Request extensions understood:
+httpx stays the interface; this replaces httpcore. Request extensions understood:
 
 * `timeout`: seconds, with httpx's keys `connect` (TCP and TLS), `write` and `read` (each wait for progress),
   `pool`, and ours: `total` for the whole exchange;
@@ -17,9 +16,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import httpx
 import trio
@@ -59,18 +58,6 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._body
-
-
-class Outgoing(NamedTuple):
-    """A request. `headers` are without those of framing; the other fields are as the extensions above."""
-
-    method: str
-    target: bytes
-    headers: RawHeaders
-    body: Buffer
-    timeouts: Mapping[str, float]
-    max_body: int = DEFAULT_MAX_BODY
-    idempotent: bool = False
 
 
 class _Connection:
@@ -131,44 +118,29 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         url = request.url
         if url.host != self._host.strip("[]") or url.port != self._port or url.scheme != "https":
             raise httpx.UnsupportedProtocol("this transport serves one server only", request=request)
-        given = request.extensions
-        answer = await self.exchange(
-            Outgoing(
-                request.method,
-                given.get("target") or url.raw_path,
-                _without_framing(request.headers.raw),
-                await _body_of(request),
-                {**DEFAULT_TIMEOUTS, **_given(given.get("timeout", {}))},
-                int(given.get("max_body", DEFAULT_MAX_BODY)),
-                bool(given.get("idempotent")),
-            )
-        )
-        return httpx.Response(
-            answer.status, headers=answer.headers, stream=_Body(answer.body), extensions={"body": answer.body}
-        )
-
-    async def exchange(self, outgoing: Outgoing) -> Answer:
-        """Send a request and read the whole answer. Failures are those of `handle_async_request`."""
-        watch = Watch(outgoing.timeouts)
+        timeouts = {**DEFAULT_TIMEOUTS, **_given(request.extensions.get("timeout", {}))}
+        watch = Watch(timeouts)
         answer: Answer | None = None
         try:
             with watch.scope:
-                answer = await self._in_slot(outgoing, watch)
+                answer = await self._in_slot(request, watch)
         except ProtocolError as error:
-            raise httpx.RemoteProtocolError(str(error)) from error
+            raise httpx.RemoteProtocolError(str(error), request=request) from error
         except OSError as error:
             kind = {"connect": httpx.ConnectError, "write": httpx.WriteError}.get(
                 watch.phase, httpx.ReadError
             )
-            raise kind(_reason(error)) from error
+            raise kind(_reason(error), request=request) from error
         if answer is None:
             self._drop_idle()
-            raise _TIMEOUTS[watch.phase]("no answer in time")
-        return answer
+            raise _TIMEOUTS[watch.phase]("no answer in time", request=request)
+        return httpx.Response(
+            answer.status, headers=answer.headers, stream=_Body(answer.body), extensions={"body": answer.body}
+        )
 
-    async def _in_slot(self, outgoing: Outgoing, watch: Watch) -> Answer:
-        head = _head(outgoing)
-        repeatable = outgoing.idempotent or outgoing.method in ("GET", "HEAD")
+    async def _in_slot(self, request: httpx.Request, watch: Watch) -> Answer:
+        head, body = await _serialize(request)
+        repeatable = request.method in ("GET", "HEAD") or bool(request.extensions.get("idempotent"))
         try:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
@@ -178,7 +150,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             while True:
                 connection = self._reusable() or await self._connect(watch)
                 try:
-                    return await self._exchange(connection, outgoing, head, watch)
+                    return await self._exchange(connection, request, head, body, watch)
                 except _ClosedEarlyError as error:
                     # Only kept-alive connections raise this, so that the loop ends with a fresh one.
                     if not repeatable:
@@ -217,14 +189,14 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return _Connection(channel)
 
     async def _exchange(
-        self, connection: _Connection, outgoing: Outgoing, head: bytes, watch: Watch
+        self, connection: _Connection, request: httpx.Request, head: bytes, body: Buffer, watch: Watch
     ) -> Answer:
         channel = connection.channel
-        reader = ResponseReader(channel, watch, outgoing.max_body)
+        reader = ResponseReader(channel, watch, int(request.extensions.get("max_body", DEFAULT_MAX_BODY)))
         reusable = False
         try:
-            sent = await _send(channel, head, outgoing.body, watch)
-            answer = await reader.read(outgoing.method)
+            sent = await _send(channel, head, body, watch)
+            answer = await reader.read(request.method)
             reusable = sent and answer.reusable and not self._closed
         except OSError as error:
             self._drop_idle()
@@ -254,28 +226,27 @@ async def _send(channel: TlsChannel, head: bytes, body: Buffer, watch: Watch) ->
     return True
 
 
-async def _body_of(request: httpx.Request) -> Buffer:
-    stream = request.stream
-    if isinstance(stream, Payload):
-        return stream.data
-    if not isinstance(stream, httpx.AsyncByteStream):
-        raise httpx.UnsupportedProtocol("a synchronous request body", request=request)
-    return b"".join([part async for part in stream])
-
-
-def _without_framing(headers: RawHeaders) -> RawHeaders:
-    framing = (b"content-length", b"transfer-encoding")
-    return [(name, value) for name, value in headers if name.lower() not in framing]
-
-
-def _head(outgoing: Outgoing) -> bytes:
-    lines = [b"%s %s HTTP/1.1" % (outgoing.method.encode(), outgoing.target)]
-    lines += [b"%s: %s" % pair for pair in outgoing.headers]
-    size = memoryview(outgoing.body).nbytes
-    if size or outgoing.method in ("POST", "PUT", "PATCH"):
-        lines.append(b"Content-Length: %d" % size)
+async def _serialize(request: httpx.Request) -> tuple[bytes, Buffer]:
+    target = request.extensions.get("target") or request.url.raw_path
+    body: Buffer
+    if isinstance(request.stream, Payload):
+        body = request.stream.data
+    else:
+        stream = request.stream
+        if not isinstance(stream, httpx.AsyncByteStream):
+            raise httpx.UnsupportedProtocol("a synchronous request body", request=request)
+        body = b"".join([part async for part in stream])
+    headers: RawHeaders = [
+        (name, value)
+        for name, value in request.headers.raw
+        if name.lower() not in (b"content-length", b"transfer-encoding")
+    ]
+    if memoryview(body).nbytes or request.method in ("POST", "PUT", "PATCH"):
+        headers.append((b"Content-Length", b"%d" % memoryview(body).nbytes))
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode(), target)]
+    lines.extend([b"%s: %s" % pair for pair in headers])
     lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    return b"\r\n".join(lines), body
 
 
 def _given(timeout: dict[str, Any]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import trio
 
-from lafsfs.grid.transport import DEFAULT_TIMEOUTS, Outgoing, PinnedTransport
+from lafsfs.grid.transport import Payload, PinnedTransport
 from tests.support.scripted_server import Exchange, make_certificate, scripted_server
 
 MIB = 1 << 20
@@ -74,15 +74,19 @@ async def _measure(send: Send) -> dict[str, float]:
 
 
 async def _ours(port: int, pin: bytes) -> dict[str, float]:
-    headers = [(b"Host", b"localhost"), (b"Authorization", b"Tahoe-LAFS x")]
+    url = httpx.URL(f"https://127.0.0.1:{port}/")
     async with PinnedTransport("127.0.0.1", port, pin) as transport:
 
         async def send(path: str, body: bytes) -> bytes:
-            method = "PATCH" if body else "GET"
-            answer = await transport.exchange(
-                Outgoing(method, path.encode(), headers, body, DEFAULT_TIMEOUTS)
+            request = httpx.Request(
+                "PATCH" if body else "GET",
+                url,
+                headers=[(b"Host", b"localhost"), (b"Authorization", b"Tahoe-LAFS x")],
+                stream=Payload(body),
+                extensions={"timeout": {}, "target": path.encode()},
             )
-            return answer.body
+            answer = await transport.handle_async_request(request)
+            return bytes(answer.extensions["body"])
 
         return await _measure(send)
 
