@@ -71,6 +71,7 @@ class Tree(Viewing):
         self._measured = {}
         self.troubles = {}
         self.torn = Torn()
+        self.looked_at = set()
         self.lost_directories = set()  # removed by others, still known here
         self.journalled = {}  # where directories of the journal were, to be found again there
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()

@@ -27,6 +27,7 @@ class Viewing(Following, Measuring):
     """The part of the tree that reads directories."""
 
     kernel: Kernel = NoKernel()
+    looked_at: set[Folder]  # by nobody who asked for what is in them
 
     def inode(self, ino: int) -> Inode:
         """An inode the kernel knows; ESTALE if it does not exist any more."""
@@ -59,7 +60,7 @@ class Viewing(Following, Measuring):
             async with folder.lock:
                 if not folder.loaded:
                     await self.load(folder)
-        elif self._stale(folder) and not folder.lock.locked():
+        elif self._stale(folder) and (not folder.lock.locked() or folder in self.looked_at):
             async with folder.lock:
                 if self._stale(folder):
                     await self._refresh(folder)
@@ -68,8 +69,13 @@ class Viewing(Following, Measuring):
     async def look_for_news(self, folder: Folder) -> None:
         """Look at a directory of the grid that is loaded, however lately somebody did."""
         async with folder.lock:
-            if folder.node is not None and folder.inode.nlink > 0:
+            if folder.node is None or folder.inode.nlink <= 0:
+                return
+            self.looked_at.add(folder)
+            try:
                 await self._refresh(folder)
+            finally:
+                self.looked_at.discard(folder)
 
     def _new_folder(self, inode: Inode) -> Folder:
         if not inode.is_dir:
