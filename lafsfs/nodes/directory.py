@@ -38,17 +38,12 @@ class Snapshot:
     @property
     def whole(self) -> bool:
         """Whether every server has of it what it should have, as far as is known to who just published it."""
-        return self.pinned is None or self.pinned.whole
+        return self.settled and (self.pinned is None or not self.pinned.misses_servers)
 
     @property
-    def misses_servers(self) -> bool:
-        """Whether servers failed that are put aside for now."""
-        return self.pinned is not None and self.pinned.misses_servers
-
-    @property
-    def mixed(self) -> bool:
-        """Whether servers showed other versions beside it."""
-        return self.pinned is not None and self.pinned.mixed
+    def behind(self) -> frozenset[str]:
+        """The ids of servers that showed something older beside it."""
+        return self.pinned.behind if self.pinned is not None else frozenset()
 
     @property
     def settled(self) -> bool:
@@ -122,20 +117,11 @@ class Directory:
             pinned = await slot.overwrite(base.pinned.header, base.pinned.servermap, BytesContents(data))
         return Snapshot(pinned.version, packed, pinned)
 
-    async def mend(self) -> bool:
-        """Ask all servers for the newest version, and publish it once more, as a new one, if shares of it are missing
-        or others are beside it. Whether all is well now: a server that does not answer may hold something else.
-
-        Errors as for `read` and `publish`.
+    async def everywhere(self) -> Pinned | None:
+        """The newest version as all servers show it, those that do not answer left out; None for a directory that
+        cannot change. Errors as for `version`.
         """
-        slot = self._source
-        if not isinstance(slot, MutableSlot):
-            return True
-        pinned = await slot.pin_everywhere()
-        if not pinned.settled:
-            data = await _contents(slot, pinned)
-            pinned = await slot.overwrite(pinned.header, pinned.servermap, BytesContents(data))
-        return pinned.whole
+        return await self._source.pin_everywhere() if isinstance(self._source, MutableSlot) else None
 
     async def _read_mutable(self, slot: MutableSlot, older_ok: bool) -> Snapshot:
         for attempt in range(_READ_ATTEMPTS):

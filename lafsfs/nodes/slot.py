@@ -89,18 +89,27 @@ class Pinned:
         return len(numbers) == self.header.n and all(share.header == self.header for share in shares)
 
     @property
-    def mixed(self) -> bool:
-        """Whether servers show other versions beside this one."""
-        return any(share.header != self.header for share in self.servermap.shares.values())
+    def behind(self) -> frozenset[str]:
+        """The ids of servers that show something older, or corrupt, beside this version."""
+        return frozenset(
+            server_id
+            for (server_id, _), share in self.servermap.shares.items()
+            if share.header is None or share.header.order < self.header.order
+        )
 
     @property
-    def whole(self) -> bool:
-        """Whether this is `settled`, and no server failed that may have something else."""
-        return self.settled and not self.servermap.failed
+    def complete(self) -> bool:
+        """Whether all n shares were found."""
+        return len({share.shnum for share in self.servermap.shares_of(self.header)}) == self.header.n
 
     @property
     def misses_servers(self) -> bool:
-        """Whether servers failed that are put aside for now."""
+        """Whether servers failed: they may have something older."""
+        return bool(self.servermap.failed)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether servers that failed are put aside for now."""
         return any(server.health.quarantined for server in self.servermap.failed.values())
 
 

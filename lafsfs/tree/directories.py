@@ -67,6 +67,7 @@ class Folder:
             None  # the last of the children that were waited for, when all were looked at
         )
         self.kept_since: float | None = None  # Unix time of a snapshot that is not from the grid
+        self.again = False  # to be published again though nothing changed (mending.py)
         self.behind = False  # the newest version cannot be recovered, an older one is shown
         self.checked = float("-inf")
         self.looked = float("-inf")  # when the grid was last asked for what others did, and answered

@@ -106,6 +106,10 @@ class Publisher:
         due = trio.current_time() + delay
         self.directories.want(ino, max(due, self._rest_until.get(ino, 0.0)), sooner=True)
 
+    def publish_again(self, folder: Folder) -> None:
+        """Have a directory published once more as it is: `folder.again` is set."""
+        self.directories.want(folder.inode.ino, trio.current_time(), sooner=True)
+
     def reconsider(self, folder: Folder) -> None:
         """A newer version of a directory was adopted; the caller has its lock."""
         self._directory_publisher.reconsider(folder)

@@ -65,7 +65,7 @@ class DirectoryPublisher:
         async with folder.lock:
             if not self._tree.may_be_on_grid(folder.inode):
                 return Progress(False, False, False)
-            if folder.inode.caps is not None and not folder.pending:
+            if folder.inode.caps is not None and not folder.pending and not folder.again:
                 self._tree.settle(folder.inode)
                 return Progress(False, False, False)
             if not late and self._waits_for_content(folder):
@@ -80,7 +80,7 @@ class DirectoryPublisher:
                 return Progress(True, True, False)
             if folder.inode.caps is None:
                 await self._create(folder, ready)
-            elif ready:
+            elif ready or folder.again:
                 await self._publish(folder)
             else:
                 return Progress(True, waiting > 0, False)
@@ -169,7 +169,7 @@ class DirectoryPublisher:
             drafts = self._plan(folder, ready, base)
             removed = {one.name: folder.removed[one.name] for one in drafts if one.name in folder.removed}
             moved = self._moves.moved_from(folder, (one.name for one in drafts if one.pending is not None))
-            if not drafts and not (collided and base is not None and not base.settled):
+            if not drafts and not folder.again and not (collided and base is not None and not base.settled):
                 if folder.attempts:
                     await self._done(folder, [])
                 self._tree.settle(folder.inode)
@@ -185,6 +185,7 @@ class DirectoryPublisher:
                 await self._tree.kept.keep(node, published)
                 folder.replace(published)
                 folder.checked = trio.current_time()
+                folder.again = False
                 crash_point("directory.sent")
                 await self._done(folder, sent)
             except UncoordinatedWriteError:
@@ -192,7 +193,7 @@ class DirectoryPublisher:
                 crash_point("directory.collision")
                 await trio.sleep(random.uniform(0.05, 0.2) * 2**round_)
                 self._tree.absorb(folder, await self._tree.newest(folder, writing=True))
-                collided = True
+                collided, folder.again = True, False
                 continue
             finally:
                 folder.publishing = {}

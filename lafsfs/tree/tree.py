@@ -33,7 +33,7 @@ from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.leases import Leases
 from lafsfs.tree.links import directories_of
-from lafsfs.tree.mending import Mending
+from lafsfs.tree.mending import ROUNDS, Mending
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.publisher import Publisher
@@ -266,7 +266,11 @@ class Tree(Viewing):
                 nursery.cancel_scope.cancel()
         if late is not None:
             raise late  # out here, so that the nursery does not put it into a group
-        await self.mending.settle()
+        for _ in range(ROUNDS):
+            await self.mending.look()
+            if self.publisher.idle:
+                return
+            await self.publisher.drain(timeout)
 
     async def _report(self, progress: Callable[[TreeStatus], None]) -> None:
         while True:

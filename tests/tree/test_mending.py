@@ -16,8 +16,10 @@ from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.check import CheckResult, check
 from lafsfs.tree import mending
 from lafsfs.tree.inodes import ROOT
+from tests.support.faulty_server import FAULTY, forget_changes
 from tests.support.grids import client
-from tests.support.pairs import NEVER
+from tests.support.many import many_servers
+from tests.support.pairs import NEVER, look_again
 from tests.support.storage import StorageServer
 from tests.support.trees import Files, new_root, opened
 
@@ -52,11 +54,16 @@ async def published_without_the_last(
             yield nodes, root, fs
 
 
+async def mended(fs: Files) -> None:
+    """One time to publish it again, one to see that it is there."""
+    for _ in range(2):
+        await fs.drain()
+    assert fs.tree.inode(ROOT) not in fs.tree.mending
+
+
 async def test_it_is_mended_when_somebody_flushes(three: list[StorageServer], tmp_path: Path) -> None:
     async with published_without_the_last(three, tmp_path / "state") as (_, root, fs):
-        with trio.fail_after(60):
-            while fs.tree.inode(ROOT) in fs.tree.mending:
-                await fs.drain()
+        await mended(fs)
         assert (await health(three, root)).healthy
         assert await fs.names() == {b"one", b"two"}
         await fs.write("three", b"3")
@@ -83,8 +90,7 @@ async def test_who_comes_across_it_mends_it(
         async with client(three, TWO_OF_THREE) as other, opened(other, root, tmp_path / "other", NEVER) as fs:
             assert await fs.names() == {b"one", b"two"}
             assert fs.tree.inode(ROOT) in fs.tree.mending
-            await fs.drain()
-            assert fs.tree.inode(ROOT) not in fs.tree.mending
+            await mended(fs)
         assert (await health(three, root)).healthy
 
 
@@ -101,5 +107,32 @@ async def test_what_is_whole_is_let_alone(three: list[StorageServer], tmp_path: 
             assert folder is not None
             assert folder.node is not None
             before = await folder.node.version()
-            assert await folder.node.mend()
+            fs.tree.mending._note(folder.inode, 3600.0)
+            await fs.drain()
+            assert folder.inode not in fs.tree.mending
             assert await folder.node.version() == before
+
+
+async def test_a_server_that_forgets_is_not_written_again_and_again(
+    tmp_path: Path,
+) -> None:
+    with many_servers(tmp_path, 3, FAULTY) as servers:
+        async with (
+            client(servers, TWO_OF_THREE) as nodes,
+            opened(nodes, await new_root(nodes), tmp_path / "state", NEVER) as fs,
+        ):
+            await fs.write("one", b"1")
+            await fs.drain()
+            forget_changes(servers[-1])
+            await fs.write("two", b"2")
+            await fs.drain()
+            folder = fs.tree.inode(ROOT).folder
+            assert folder is not None
+            assert folder.node is not None
+            before = (await folder.node.version()).seqnum
+            for _ in range(5):
+                look_again(fs)
+                fs.tree.mending.seen(folder)
+                await fs.drain()
+            assert (await folder.node.version()).seqnum <= before + 1
+            assert folder.inode not in fs.tree.mending
