@@ -284,7 +284,7 @@ class MutableSlot:
         """A map good enough for writing that still shows `base` as the newest version."""
         if not servermap.complete or self._misses_servers(servermap):
             servermap = await self._survey(Mode.WRITE, READ_HEAD)
-        if servermap.best() != base:
+        if servermap.best(self._failed_writes) != base:
             raise UncoordinatedWriteError("the newest version is not the one that was changed")
         return servermap
 

@@ -153,10 +153,16 @@ class ServerMap:
         """All good shares of a version."""
         return [share for share, other in self.good() if other == header]
 
-    def best(self) -> Header | None:
-        """The newest recoverable version."""
+    def best(self, failed: Collection[Header] = ()) -> Header | None:
+        """The newest recoverable version. Of two with one sequence number not the one that is in `failed`: what we
+        tried to write there is known here, and the other one's writer may believe that his is there.
+        """
         recoverable = [header for header, numbers in self.versions().items() if len(numbers) >= header.k]
-        return max(recoverable, key=lambda header: header.order, default=None)
+        return max(
+            recoverable,
+            key=lambda header: (header.seqnum, header not in failed, header.order),
+            default=None,
+        )
 
     def highest_seqnum(self) -> int:
         """The highest sequence number of any good share, recoverable or not; 0 if there are none."""
@@ -185,7 +191,7 @@ class ServerMap:
         our own). RollbackError: the best is older than sequence number `floor`, which was seen before;
         OutdatedServersError if that may be because of servers that do not answer.
         """
-        best = self.best()
+        best = self.best(forgiven)
         newer = [header for header in self.unrecoverable_newer() if header not in forgiven]
         if best is None or (newer and not older_ok):
             raise self._unrecoverable(best, newer)

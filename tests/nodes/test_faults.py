@@ -23,6 +23,8 @@ from lafsfs.formats import base32, caps
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.transfer.check import check
+from lafsfs.transfer.publish import Publisher
+from lafsfs.transfer.servermap import ServerMap
 from tests.support.grids import QUICK, client, failing, flip, share_files
 from tests.support.many import start_all
 from tests.support.storage import StorageServer
@@ -296,6 +298,42 @@ async def test_a_version_that_cannot_be_confirmed_makes_no_older_one_the_newest(
             await other.mutable_file(write_cap(node)).newest()
         del newest.read_mutable
         assert (await other.mutable_file(write_cap(node)).newest()).seqnum == 2
+
+
+async def test_who_failed_to_write_goes_on_from_what_somebody_else_wrote_instead(
+    ten: list[StorageServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both versions have the same number and can be recovered; who wrote the other one believes that it is there."""
+    few, run = ten[:2], Publisher.run
+    async with client(few, Encoding(1, 1, 2)) as ours, client(few, Encoding(1, 1, 2)) as theirs:
+        for _ in range(6):  # one of the two root hashes is the larger one
+            node = await ours.create_mutable(b"base", False)
+            other = theirs.mutable_file(write_cap(node))
+            before = {
+                path: path.read_bytes()
+                for server in few
+                for path in share_files(server, index_of(node)).values()
+            }
+            assert (await other.latest()).seqnum == 1
+            winner = await other.overwrite(b"theirs", other.pinned)
+            after = {path: path.read_bytes() for path in before}
+            for path, data in before.items():
+                path.write_bytes(data)
+
+            async def fails(self: Publisher) -> ServerMap:
+                await run(self)
+                raise UncoordinatedWriteError("somebody else wrote the file at the same time")
+
+            monkeypatch.setattr(Publisher, "run", fails)
+            with pytest.raises(UncoordinatedWriteError):
+                await node.overwrite(b"ours", node.pinned)
+            monkeypatch.setattr(Publisher, "run", run)
+            (theirs_there,) = share_files(few[0], index_of(node)).values()
+            theirs_there.write_bytes(after[theirs_there])
+            assert await node.latest() == winner
+            assert await node.read(0, 10) == b"theirs"
+            assert (await node.overwrite(b"both", node.pinned)).seqnum == 3
+            assert await other.latest() == node.pinned
 
 
 async def test_a_roll_back_of_everything_is_noticed(ten: list[StorageServer], tmp_path: Path) -> None:
