@@ -41,6 +41,11 @@ class Snapshot:
         return self.settled and (self.pinned is None or not self.pinned.misses_servers)
 
     @property
+    def rivalled(self) -> bool:
+        """Whether somebody else wrote another version with the same number, at the same time."""
+        return self.pinned is not None and self.pinned.rivalled
+
+    @property
     def behind(self) -> frozenset[str]:
         """The ids of servers that showed something older beside it."""
         return self.pinned.behind if self.pinned is not None else frozenset()

@@ -72,6 +72,8 @@ class Pinned:
     header: Header
     servermap: ServerMap = field(repr=False)
     reader: VersionReader = field(repr=False)
+    rivalled: bool = False
+    """Whether somebody else wrote another version with this number. One of the two knows, and goes on from both."""
 
     @property
     def version(self) -> Version:
@@ -173,7 +175,7 @@ class MutableSlot:
             return await self._survey(Mode.ALL, READ_HEAD)
 
         reader = VersionReader(self._target, self._readkey, header, servermap, ask_all)
-        return Pinned(header, servermap, reader)
+        return Pinned(header, servermap, reader, servermap.has_rival(header, self._failed_writes))
 
     async def _survey(self, mode: Mode, head: int) -> ServerMap:
         return await survey(

@@ -164,6 +164,16 @@ class ServerMap:
             default=None,
         )
 
+    def has_rival(self, header: Header, failed: Collection[Header] = ()) -> bool:
+        """Whether another version, none of `failed`, has the same sequence number and can be recovered, too."""
+        return any(
+            other.seqnum == header.seqnum
+            and other != header
+            and other not in failed
+            and len(numbers) >= other.k
+            for other, numbers in self.versions().items()
+        )
+
     def highest_seqnum(self) -> int:
         """The highest sequence number of any good share, recoverable or not; 0 if there are none."""
         return max((header.seqnum for _, header in self.good()), default=0)

@@ -29,6 +29,7 @@ from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.outgoing import Draft, Sent, write_entries
 from lafsfs.tree.reachability import Reachability, kept_for
 from lafsfs.tree.removals import Removals
+from lafsfs.tree.torn import STILL, Torn
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
@@ -56,6 +57,7 @@ class DirectoryPublisher:
         self._merging = Merging(tree)
         self._removals = Removals(tree)
         self._moves = Moves(tree, self._merging, self._reach)
+        self._rivals = Torn()
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
         """Put what is ready of `folder` on the grid.
@@ -72,7 +74,8 @@ class DirectoryPublisher:
                 return Progress(True, True, False)
             if folder.inode.caps is not None and not folder.loaded:
                 await self._tree.load(folder)
-            if folder.kept_since is not None or folder.behind:
+            rivalled = folder.snapshot is not None and folder.snapshot.rivalled
+            if folder.kept_since is not None or folder.behind or rivalled:
                 self._tree.absorb(folder, await self._tree.newest(folder, writing=True))
             self._moves.take_back_lost(folder)
             ready, waiting = self._split(folder)
@@ -174,6 +177,7 @@ class DirectoryPublisher:
                     await self._done(folder, [])
                 self._tree.settle(folder.inode)
                 return
+            self._let_rivals_go_first(folder, base)
             folder.publishing = {one.name: None for one in drafts}
             try:
                 sent = await write_entries(drafts, node.writekey)
@@ -204,6 +208,15 @@ class DirectoryPublisher:
             await self._moves.look_back(folder, moved)
             return
         raise UncoordinatedWriteError("others keep writing this directory")
+
+    def _let_rivals_go_first(self, folder: Folder, base: Snapshot | None) -> None:
+        """Of two that wrote one version each, the one who failed adds what he has to the other version: for a while,
+        who comes third must not go on from one of the two. UncoordinatedWriteError.
+        """
+        if base is None or base.pinned is None or not base.rivalled:
+            self._rivals.mended(folder.inode.ino)
+        elif self._rivals.still(folder.inode.ino, base.pinned.servermap.state()) < STILL:
+            raise UncoordinatedWriteError("two others wrote this directory at the same time")
 
     async def _reconcile(self, folder: Folder) -> list[bytes]:
         """Hold our changes against the newest version; the names to send."""
