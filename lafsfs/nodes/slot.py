@@ -143,8 +143,11 @@ class MutableSlot:
 
         Errors as for `pin`.
         """
+        floor = (
+            self._floor
+        )  # what is published meanwhile, by another name perhaps, need not be in the answers
         found = await self._survey(Mode.READ, LIGHT_HEAD)
-        header = found.require_best(self._floor, self._failed_writes)
+        header = found.require_best(floor, self._failed_writes)
         self._saw(header)
         return Version.of(header)
 
@@ -164,8 +167,9 @@ class MutableSlot:
         return await self._pin(Mode.ALL, older_ok=False)
 
     async def _pin(self, mode: Mode, older_ok: bool) -> Pinned:
+        floor = self._floor  # as in `version`
         found = await self._survey(mode, READ_HEAD)
-        header = found.require_best(self._floor, self._failed_writes, older_ok=older_ok)
+        header = found.require_best(floor, self._failed_writes, older_ok=older_ok)
         self._saw(header)
         self._known = found
         return self._pinned(header, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,6 +21,7 @@ from lafsfs.errors import (
     UncoordinatedWriteError,
 )
 from lafsfs.formats import base32, caps
+from lafsfs.nodes import slot
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.transfer.check import check
@@ -334,6 +336,29 @@ async def test_who_failed_to_write_goes_on_from_what_somebody_else_wrote_instead
             assert await node.read(0, 10) == b"theirs"
             assert (await node.overwrite(b"both", node.pinned)).seqnum == 3
             assert await other.latest() == node.pinned
+
+
+async def test_what_is_published_while_somebody_reads_is_no_roll_back(
+    ten: list[StorageServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that has two names is read by one of them while it is published by the other."""
+    survey, left = slot.survey, [True]
+    async with client(ten[:2], Encoding(1, 1, 2)) as maker:
+        node = await maker.create_mutable(b"old", False)
+        other = maker.mutable_file(write_cap(node))
+
+        async def held(*args: Any, **options: Any) -> ServerMap:
+            found = await survey(*args, **options)
+            if left:
+                left.clear()
+                await node.overwrite(b"new", node.pinned)
+            return found
+
+        monkeypatch.setattr(slot, "survey", held)
+        for read in (other.newest, other.latest):
+            seen = await read()
+            assert seen.seqnum + 1 == (await read()).seqnum == maker.floors[index_of(node)]
+            left.append(True)
 
 
 async def test_a_roll_back_of_everything_is_noticed(ten: list[StorageServer], tmp_path: Path) -> None:
