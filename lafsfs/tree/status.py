@@ -64,10 +64,15 @@ def status_of(tree: Tree, most: int = ITEMS) -> TreeStatus:
     return TreeStatus(files, directories, size, items, errors, conflicts, tree.leases.status())
 
 
+def _is_shown(tree: Tree, directory: Inode) -> bool:
+    return any(one.ino == ROOT for one in (directory, *tree.ancestors(directory)))
+
+
 def _offline(tree: Tree) -> list[str]:
     """What is shown although the grid could not be asked."""
-    folders = [inode.folder for inode in tree.inodes if inode.folder is not None]
-    times = [folder.kept_since for folder in folders if folder.kept_since is not None]
+    kept = [one.folder for one in tree.inodes if one.folder is not None and one.folder.kept_since is not None]
+    # What was removed meanwhile may still be in memory.
+    times = [folder.kept_since for folder in kept if folder.kept_since and _is_shown(tree, folder.inode)]
     if not times:
         return []
     oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(times)))

@@ -52,6 +52,36 @@ async def test_a_tree_opens_without_servers_as_it_was_last_seen(
         assert await fs.read("dir/offline") == b"made without servers"
 
 
+async def test_what_was_removed_is_not_said_to_be_shown_as_last_seen(
+    three: list[StorageServer], tmp_path: Path
+) -> None:
+    server, state = three[0], tmp_path / "state"
+    async with client([server], ONE) as nodes:
+        root = await new_root(nodes)
+        async with opened(nodes, root, state) as fs:
+            await fs.mkdir("dir")
+            await fs.mkdir("dir/inner")
+            await fs.drain()
+            await fs.names("dir/inner")
+    server.kill()
+    async with (
+        client([server], ONE, timeouts=QUICK) as nodes,
+        client([server], ONE) as others,
+        opened(nodes, root, state, EAGER) as fs,
+    ):
+        assert await fs.names("dir/inner") == set()
+        server.start()
+        async with opened(others, root, tmp_path / "other") as other:
+            await other.rmdir("dir/inner")
+            await other.rmdir("dir")
+            await other.drain()
+        with trio.fail_after(30):
+            while await fs.names():  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        assert [one for one in fs.tree.inodes if one.folder is not None and one.folder.kept_since is not None]
+        assert not fs.tree.status().errors
+
+
 async def test_what_was_published_last_is_seen_offline_whenever_the_mount_died(
     three: list[StorageServer], tmp_path: Path
 ) -> None:
