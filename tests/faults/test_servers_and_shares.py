@@ -136,14 +136,14 @@ def test_a_directory_that_cannot_be_recovered(faulty: FaultyGrid) -> None:
     faulty.servers[0].start()
     for path in _shares_of(faulty.servers[1:], lost).values():
         _damage_contents(path)
-    before = faulty.shares()
+    before = _contents_of(faulty, lost)
     faulty.home.forget()
     with faulty.home.mounted("home:", *faulty.options) as tree:
         assert (tree.path / "beside" / "file").read_bytes() == DATA
         for attempt in (lambda: os.listdir(tree.path / "lost"), (tree.path / "lost" / "new").touch):
             with pytest.raises(OSError, match=os.strerror(errno.EIO)):
                 attempt()
-    assert faulty.shares() == before
+    assert _contents_of(faulty, lost) == before
     faulty.home.forget()
     done = faulty.home.lafsfs(
         "mount", *faulty.options, "home:lost", str(faulty.home.mountpoint()), exit_code=11
@@ -151,7 +151,13 @@ def test_a_directory_that_cannot_be_recovered(faulty: FaultyGrid) -> None:
     assert "shares needed" in done.stderr
     assert "URI:" not in done.stderr
     assert mounts_below(faulty.home.directory) == []
-    assert faulty.shares() == before
+    assert _contents_of(faulty, lost) == before
+
+
+def _contents_of(faulty: FaultyGrid, cap: str) -> dict[Path, bytes]:
+    """The shares of one directory. (That above it is made whole.)"""
+    paths = [path for server in faulty.servers for path in _shares_of([server], cap).values()]
+    return {path: path.read_bytes() for path in paths}
 
 
 def _damage_contents(path: Path) -> None:
