@@ -18,6 +18,7 @@ import trio
 
 from lafsfs.config import Paths
 from lafsfs.daemon import failures, log
+from lafsfs.daemon.memory import reuse_buffers
 from lafsfs.daemon.spec import MountRequest, from_pipe
 from lafsfs.errors import PendingError
 
@@ -114,6 +115,7 @@ def _detach_stderr() -> None:
 def _run(
     request: MountRequest, announce: Callable[[list[str]], None], use_log: Callable[[Path], None]
 ) -> None:
+    reuse_buffers()
     # Looking for garbage among what is loaded would find none: not now, which takes a tenth longer, and not later.
     gc.disable()
     # Imported late: what is wrong with the system's FUSE library becomes a message, not a stack of imports.

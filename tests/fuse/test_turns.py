@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pyfuse3
 import pytest
@@ -113,8 +114,106 @@ async def test_one_that_ends_when_its_turn_comes_hands_it_on(steps: int) -> None
         assert some.answered[-1] == (1, 2)
 
 
+class Counting(Turns):
+    """Tells how often somebody looked for the next request by itself, and whether that paid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[bool] = []
+
+    def _linger(self, fd: int, until: float) -> bool:
+        self.looks.append(super()._linger(fd, until))
+        return self.looks[-1]
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+async def test_requests_that_come_at_once_are_seen_by_looking() -> None:
+    turns = Counting()
+    with pipe() as (reading, writing):
+        os.write(writing, b"....")
+        for _ in range(4):
+            async with turns:
+                await turns.wait_readable(reading)
+                assert os.read(reading, 1)
+    assert turns.looks == [True] * 4
+
+
+async def test_other_tasks_go_on_while_requests_come_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lafsfs.fuse.turns.UNTURNED", 0.0)
+    turns, steps = Counting(), 0
+
+    async def other() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await trio.lowlevel.checkpoint()
+
+    with pipe() as (reading, writing):
+        os.write(writing, b".")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(20):
+                async with turns:
+                    await turns.wait_readable(reading)
+            nursery.cancel_scope.cancel()
+    assert all(turns.looks)
+    assert steps >= 19
+
+
+async def test_nobody_looks_for_long_where_programs_take_their_time() -> None:
+    """Each of them is waited for all the same; when they are quick again, looking is taken up again."""
+    turns = Counting()
+    with pipe() as (reading, writing):
+
+        async def answer() -> None:
+            async with turns:
+                await turns.wait_readable(reading)
+                os.read(reading, 1)
+
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer)
+                await wait_all_tasks_blocked(0.01)
+                os.write(writing, b".")
+        assert 0 < turns.looks.count(False) < 20
+        turns.looks.clear()
+        with trio.fail_after(30):
+            while True not in turns.looks:
+                os.write(writing, b".")
+                await answer()
+
+
+async def test_a_task_that_had_to_wait_for_its_turn_does_not_look() -> None:
+    """Something else in the loop is going on then."""
+    turns = Counting()
+    trio.lowlevel.add_instrument(turns)
+    with pipe() as (reading, writing):
+
+        async def answer() -> None:
+            async with turns:
+                await turns.wait_readable(reading)
+
+        async with turns, trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            await wait_all_tasks_blocked()
+            await turns.__aexit__()
+            os.write(writing, b".")
+    trio.lowlevel.remove_instrument(turns)
+    assert turns.looks == []
+
+
 async def test_pyfuse3_is_left_as_it_was() -> None:
     with taking_turns():
         assert isinstance(vars(pyfuse3)["trio"].Lock(), Turns)
-        assert vars(pyfuse3)["trio"].lowlevel is trio.lowlevel
+        assert isinstance(vars(pyfuse3)["trio"].lowlevel.wait_readable.__self__, Turns)
+        assert vars(pyfuse3)["trio"].lowlevel.current_task is trio.lowlevel.current_task
     assert vars(pyfuse3)["trio"] is trio

@@ -29,7 +29,7 @@ from lafsfs.gbs.nurl import Furl, Nurl
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 PORTS = 600  # for each of up to ten processes that run tests; others choose from 16384 on
-_ports = itertools.count(os.getpid())
+_ports = itertools.count(61 * os.getpid())  # neighbours that begin at the same time keep apart
 
 
 def free_port() -> int:
