@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -28,6 +29,7 @@ from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.servers import Grid
 from lafsfs.transfer import kept
 from lafsfs.transfer.concurrent import compute, compute_all, together
+from lafsfs.transfer.keeper import keeper_of
 from lafsfs.transfer.leaf_hashes import LeafHashes
 from lafsfs.transfer.readahead import Readahead
 from lafsfs.transfer.segment_memory import Fetch, memory_of
@@ -38,7 +40,7 @@ from lafsfs.transfer.verify_chk import ChkShare
 log = logging.getLogger(__name__)
 
 _WHOLE_SHARE = 256 << 10
-_REQUEST = 1 << 20
+_REQUEST = 2 << 20
 _MOST_SEGMENTS = 512  # in one request; only matters when they are tiny
 _AHEAD_OF_ONE_READ = 8 << 20
 _REQUESTS_AHEAD = 8
@@ -51,6 +53,7 @@ class ChkReader:
         self._grid, self._cache, self._cap = grid, cache, cap
         self._index = cap.storage_index
         self._memory = memory_of(grid)
+        self._pin = cap.key + cap.ueb_hash
         small = cap.size // max(1, cap.k) <= _WHOLE_SHARE // 2
         self._finder = ShareFinder(grid, self._index, cap.k, cap.n, guess=small)
         self._readahead = Readahead()
@@ -79,9 +82,8 @@ class ChkReader:
             segment = await self._segment(file, segnum)
             begin = max(0, offset - segnum * segsize)
             end = min(len(segment), offset + size - segnum * segsize)
-            piece, at = memoryview(segment)[begin:end], segnum * segsize + begin
-            parts.append(await compute(len(piece) // 8, partial(aes.crypt, self._cap.key, piece, at)))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(memoryview(segment)[begin:end])
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     # --- opening -------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class ChkReader:
             self._file = _OpenFile(self._parsed(ueb), ueb, layout)
 
     async def _open_from_cache(self, segnum: int) -> _OpenFile | None:
-        if self._cache is None:
+        if self._cache is None or not kept.has_segment(self._cache, self._index, self._cap.ueb_hash, segnum):
             return None
         look = partial(kept.get_segment, self._cache, self._index, self._cap.ueb_hash, segnum)
         found = await trio.to_thread.run_sync(look)
@@ -133,8 +135,8 @@ class ChkReader:
     # --- segments ------------------------------------------------------------------------------------
 
     async def _segment(self, file: _OpenFile, segnum: int) -> Buffer:
-        """A checked ciphertext segment; the fetch of it is under way or done."""
-        key = (self._cap.ueb_hash, segnum)
+        """A segment of plaintext; the fetch of it is under way or done."""
+        key = (self._pin, segnum)
         while (segment := self._memory.get(key)) is None:
             fetch = self._memory.fetching.get(key)
             if fetch is None:
@@ -152,7 +154,7 @@ class ChkReader:
         memory, per_request = self._memory, file.segments_per_request
         run: list[int] = []
         for segnum in range(first, last + 1):
-            key = (self._cap.ueb_hash, segnum)
+            key = (self._pin, segnum)
             absent = key not in memory and key not in memory.fetching
             if run and (not absent or len(run) == per_request):
                 self._start_run(file, run)
@@ -166,7 +168,7 @@ class ChkReader:
     def _start_run(self, file: _OpenFile, run: Sequence[int]) -> None:
         fetch = Fetch()
         for segnum in run:
-            self._memory.fetching[self._cap.ueb_hash, segnum] = fetch
+            self._memory.fetching[self._pin, segnum] = fetch
         try:
             self._grid.start_soon(self._fetch, file, run[0], run[-1], fetch)
         except LafsError:
@@ -175,7 +177,7 @@ class ChkReader:
 
     async def _fetch(self, file: _OpenFile, first: int, last: int, fetch: Fetch) -> None:
         """Background task: bring a run of segments, from the cache or the grid, into memory."""
-        fresh: dict[int, Buffer] = {}
+        fresh: dict[int, _Segment] = {}
         try:
             fetch.error = NotEnoughServersError("the grid was closed")
             await self._learn_leaves(file, first, last)
@@ -183,7 +185,7 @@ class ChkReader:
             absent = [s for s in range(first, last + 1) if s not in fetch.segments]
             if absent:
                 fresh = await self._from_grid(file, absent[0], absent[-1])
-                fetch.segments.update(fresh)
+                fetch.segments.update({segnum: segment.plain for segnum, segment in fresh.items()})
             fetch.error = None
         except LafsError as error:
             fetch.error = error
@@ -193,12 +195,15 @@ class ChkReader:
             fetch.error = LafsError(f"reading failed: {type(error).__name__}")
         finally:
             self._ended(fetch, first, last)
-        if self._cache is not None and fresh:
-            await trio.to_thread.run_sync(self._keep, self._cache, file, fresh)
+        if self._cache is not None:
+            index, ueb_hash = self._index, self._cap.ueb_hash
+            for segnum, segment in fresh.items():
+                part = kept.segment_part(index, ueb_hash, segnum, file.ueb_bytes, segment.cipher)
+                keeper_of(self._grid, self._cache).keep(self._grid, part)
 
     def _ended(self, fetch: Fetch, first: int, last: int) -> None:
         for segnum in range(first, last + 1):
-            key = (self._cap.ueb_hash, segnum)
+            key = (self._pin, segnum)
             self._memory.fetching.pop(key, None)
             if segnum in fetch.segments:
                 self._memory.put(key, fetch.segments[segnum])
@@ -207,28 +212,32 @@ class ChkReader:
     # --- the disk cache ------------------------------------------------------------------------------
 
     async def _from_cache(self, file: _OpenFile, first: int, last: int) -> dict[int, Buffer]:
-        """Those of the segments that are on disk, checked."""
+        """Those of the segments that are on disk, checked and decrypted."""
         if self._cache is None:
             return {}
-        look = partial(self._look, self._cache, file, range(first, last + 1))
-        return await trio.to_thread.run_sync(look)
+        index, ueb_hash = self._index, self._cap.ueb_hash
+        there = [s for s in range(first, last + 1) if kept.has_segment(self._cache, index, ueb_hash, s)]
+        if not there:
+            return {}
+        return await trio.to_thread.run_sync(self._look, self._cache, file, there)
 
-    def _look(self, cache: SegmentCache, file: _OpenFile, segnums: range) -> dict[int, Buffer]:
+    def _look(self, cache: SegmentCache, file: _OpenFile, segnums: Sequence[int]) -> dict[int, Buffer]:
         found: dict[int, Buffer] = {}
         for segnum in segnums:
             entry = kept.get_segment(cache, self._index, self._cap.ueb_hash, segnum)
             if entry is None:
                 continue
             if hashing.crypttext_segment_hash(entry[1]) == file.leaves.get(segnum):
-                found[segnum] = entry[1]
+                found[segnum] = self._decrypted(file, segnum, entry[1])
             else:
                 log.warning("a damaged part of the cache is discarded")
                 kept.discard_segment(cache, self._index, self._cap.ueb_hash, segnum)
         return found
 
-    def _keep(self, cache: SegmentCache, file: _OpenFile, segments: dict[int, Buffer]) -> None:
-        for segnum, segment in segments.items():
-            kept.put_segment(cache, self._index, self._cap.ueb_hash, segnum, file.ueb_bytes, segment)
+    def _decrypted(self, file: _OpenFile, segnum: int, segment: Buffer) -> Buffer:
+        plain = bytearray(len(segment))
+        aes.crypt_into(self._cap.key, segment, plain, segnum * file.params.segsize)
+        return plain
 
     # --- hash tree -----------------------------------------------------------------------------------
 
@@ -242,7 +251,7 @@ class ChkReader:
     async def _learn_group(self, file: _OpenFile, group: int) -> None:
         leaves, cache = file.leaves, self._cache
         row, top = leaves.row_range(group), leaves.top_range()
-        if cache is not None:
+        if cache is not None and kept.has_leaves(cache, self._index, self._cap.ueb_hash, group):
             look = partial(kept.get_leaves, cache, self._index, self._cap.ueb_hash, group, row[1])
             found = await trio.to_thread.run_sync(look)
             try:
@@ -261,12 +270,12 @@ class ChkReader:
 
         (checked,) = (await self._finder.gather(1, row[1], fetch)).values()
         if cache is not None:
-            keep = partial(kept.put_leaves, cache, self._index, self._cap.ueb_hash, group, *checked)
-            await trio.to_thread.run_sync(keep)
+            part = kept.leaves_part(self._index, self._cap.ueb_hash, group, *checked)
+            keeper_of(self._grid, cache).keep(self._grid, part)
 
     # --- blocks --------------------------------------------------------------------------------------
 
-    async def _from_grid(self, file: _OpenFile, first: int, last: int) -> dict[int, Buffer]:
+    async def _from_grid(self, file: _OpenFile, first: int, last: int) -> dict[int, _Segment]:
         """The segments `first` to `last`, from k shares whose blocks give what the hash tree wants."""
         params = file.params
         start = first * params.block_size
@@ -279,7 +288,7 @@ class ChkReader:
         while True:
             blocks = await self._finder.gather(params.k, end - start, fetch)
             size = 2 * params.segsize * (last - first + 1)
-            calls = [partial(_decoded, file, s, first, blocks) for s in range(first, last + 1)]
+            calls = [partial(self._decoded, file, s, first, blocks) for s in range(first, last + 1)]
             segments = await compute_all(size, calls)
             found = {first + i: segment for i, segment in enumerate(segments) if segment is not None}
             if len(found) == len(segments):
@@ -287,6 +296,21 @@ class ChkReader:
                     share.forget()
                 return found
             await self._find_culprits(list(blocks), first, last)
+
+    def _decoded(
+        self, file: _OpenFile, segnum: int, first: int, blocks: dict[ShareSource, bytes | memoryview]
+    ) -> _Segment | None:
+        """One segment from the blocks of a run that begins at `first`; None if it is wrong."""
+        params = file.params
+        at, size = (segnum - first) * params.block_size, params.block_size_of(segnum)
+        numbers = [share.shnum for share in blocks]
+        cut = [memoryview(data)[at : at + size] for data in blocks.values()]
+        pieces = erasure.decode(params.k, params.n, cut, numbers)
+        whole = pieces[0] if params.k == 1 else b"".join(pieces)
+        cipher = memoryview(whole)[: params.segment_size(segnum)]
+        if hashing.crypttext_segment_hash(cipher) != file.leaves.get(segnum):
+            return None
+        return _Segment(cipher, self._decrypted(file, segnum, cipher))
 
     async def _find_culprits(self, shares: Sequence[ShareSource], first: int, last: int) -> None:
         """Check shares that gave a wrong segment, each by its own hash tree, and take out the bad ones.
@@ -314,6 +338,11 @@ class ChkReader:
         return held == share.layout
 
 
+class _Segment(NamedTuple):
+    cipher: Buffer
+    plain: Buffer
+
+
 class _OpenFile:
     """What is known of a file after opening. `layout` is that of one of its shares, probably of all."""
 
@@ -324,17 +353,3 @@ class _OpenFile:
         self.leaves = LeafHashes(ueb.params.num_segments, ueb.crypttext_root_hash)
         per_request = _REQUEST * ueb.params.k // ueb.params.segsize
         self.segments_per_request = min(_MOST_SEGMENTS, max(1, per_request))
-
-
-def _decoded(
-    file: _OpenFile, segnum: int, first: int, blocks: dict[ShareSource, bytes | memoryview]
-) -> Buffer | None:
-    """The ciphertext of one segment from the blocks of a run that begins at `first`; None if it is wrong."""
-    params = file.params
-    at, size = (segnum - first) * params.block_size, params.block_size_of(segnum)
-    numbers = [share.shnum for share in blocks]
-    cut = [memoryview(data)[at : at + size] for data in blocks.values()]
-    pieces = erasure.decode(params.k, params.n, cut, numbers)
-    whole = pieces[0] if params.k == 1 else b"".join(pieces)
-    segment = memoryview(whole)[: params.segment_size(segnum)]
-    return segment if hashing.crypttext_segment_hash(segment) == file.leaves.get(segnum) else None

@@ -7,6 +7,8 @@ all. The leaves of a ciphertext hash tree of more than one leaf are parts of the
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from lafsfs.cache.segments import SegmentCache
 from lafsfs.formats.hashing import Buffer
@@ -14,18 +16,36 @@ from lafsfs.formats.hashing import Buffer
 _LENGTH = struct.Struct(">I")
 
 
-def put_segment(
-    cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, segnum: int, ueb: bytes, segment: Buffer
-) -> None:
-    """Keep a ciphertext segment. Blocks."""
-    cache.put(storage_index, ueb_hash, f"segment {segnum}", (_LENGTH.pack(len(ueb)), ueb, segment))
+class Part(NamedTuple):
+    """What is to be kept, under which name."""
+
+    storage_index: bytes
+    ueb_hash: bytes
+    name: str
+    pieces: Sequence[Buffer]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(len(piece) for piece in self.pieces)
+
+
+def segment_part(storage_index: bytes, ueb_hash: bytes, segnum: int, ueb: bytes, segment: Buffer) -> Part:
+    """A ciphertext segment, to be kept."""
+    pieces = (_LENGTH.pack(len(ueb)), ueb, segment)
+    return Part(storage_index, ueb_hash, _segment_name(segnum), pieces)
+
+
+def has_segment(cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, segnum: int) -> bool:
+    """Whether `get_segment` would find something. Does not block for long."""
+    return cache.has(storage_index, ueb_hash, _segment_name(segnum))
 
 
 def get_segment(
     cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, segnum: int
 ) -> tuple[bytes, memoryview] | None:
     """(UEB, ciphertext segment), unchecked. Blocks."""
-    data = cache.get(storage_index, ueb_hash, f"segment {segnum}")
+    data = cache.get(storage_index, ueb_hash, _segment_name(segnum))
     if data is None or len(data) < _LENGTH.size:
         return None
     behind = _LENGTH.size + _LENGTH.unpack_from(data)[0]
@@ -34,19 +54,30 @@ def get_segment(
 
 def discard_segment(cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, segnum: int) -> None:
     """Forget a segment that is damaged. Blocks."""
-    cache.discard(storage_index, ueb_hash, f"segment {segnum}")
+    cache.discard(storage_index, ueb_hash, _segment_name(segnum))
 
 
-def put_leaves(
-    cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, group: int, row: bytes, top: bytes
-) -> None:
-    """Keep a group of leaves of the ciphertext hash tree with the top of the tree. Blocks."""
-    cache.put(storage_index, ueb_hash, f"leaves {group}", (row, top))
+def leaves_part(storage_index: bytes, ueb_hash: bytes, group: int, row: bytes, top: bytes) -> Part:
+    """A group of leaves of the ciphertext hash tree with the top of the tree, to be kept."""
+    return Part(storage_index, ueb_hash, _leaves_name(group), (row, top))
+
+
+def has_leaves(cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, group: int) -> bool:
+    """Whether `get_leaves` would find something. Does not block for long."""
+    return cache.has(storage_index, ueb_hash, _leaves_name(group))
 
 
 def get_leaves(
     cache: SegmentCache, storage_index: bytes, ueb_hash: bytes, group: int, row_size: int
 ) -> tuple[bytes, bytes] | None:
     """(leaves, top), unchecked. Blocks."""
-    data = cache.get(storage_index, ueb_hash, f"leaves {group}")
+    data = cache.get(storage_index, ueb_hash, _leaves_name(group))
     return None if data is None else (data[:row_size], data[row_size:])
+
+
+def _segment_name(segnum: int) -> str:
+    return f"segment {segnum}"
+
+
+def _leaves_name(group: int) -> str:
+    return f"leaves {group}"

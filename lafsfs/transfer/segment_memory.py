@@ -1,4 +1,4 @@
-"""Checked ciphertext segments in memory, for all readers of a grid together; and which are being fetched."""
+"""Segments of plaintext in memory, for all readers of a grid together; and which are being fetched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lafsfs.grid.servers import Grid
 _LIMIT = 32 << 20
 
 Key = tuple[bytes, int]
-"""(UEB hash, segment number): the UEB hash pins the ciphertext."""
+"""(key and UEB hash, segment number): the UEB hash pins the ciphertext."""
 
 
 class Fetch:

@@ -20,7 +20,8 @@ from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.servers import Grid
 from lafsfs.transfer.concurrent import compute, compute_all, together
 from lafsfs.transfer.encoder import ChkEncoder
-from lafsfs.transfer.kept import put_segment
+from lafsfs.transfer.keeper import keeper_of
+from lafsfs.transfer.kept import segment_part
 from lafsfs.transfer.placing import Homes, NewFile, find_homes, give_up
 from lafsfs.transfer.sending import ShareSender, finish_all, send_all
 
@@ -206,7 +207,7 @@ class _Upload:
         await send_all(senders, homes, happy, parts, position)
         finish_all(senders, homes, happy)
         self._tell(done)
-        await self._keep(parts, ueb_hash, proof)
+        self._keep(parts, ueb_hash, proof)
         return ueb_hash
 
     def _tell(self, done: int) -> None:
@@ -231,14 +232,14 @@ class _Upload:
             return [[batch]]
         return [list(blocks) for blocks in zip(*rows, strict=True)]
 
-    async def _keep(self, parts: list[list[Buffer]], ueb_hash: bytes, ueb: bytes) -> None:
+    def _keep(self, parts: list[list[Buffer]], ueb_hash: bytes, ueb: bytes) -> None:
         """Put the ciphertext of a small file in the cache: it is likely to be read soon."""
         cache, params = self._cache, self._params
         if cache is None or params.num_segments > 1 or params.size > _CACHE_UP_TO or params.k > 1:
             return
         segment = memoryview(parts[0][1])[: params.size]
         index = self._file.storage_index
-        await trio.to_thread.run_sync(put_segment, cache, index, ueb_hash, 0, ueb, segment)
+        keeper_of(self._grid, cache).keep(self._grid, segment_part(index, ueb_hash, 0, ueb, segment))
 
 
 def _tail_work(params: Params) -> int:

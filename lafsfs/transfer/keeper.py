@@ -1,0 +1,80 @@
+"""Parts of immutable files on their way into the segment cache.
+
+A visit of a worker thread takes longer than writing a small file, so parts are written several at a time, and nobody
+waits for that. What the disk does not take in time, or is not written yet when the process dies, is lost to the cache,
+and to nothing else.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import trio
+
+from lafsfs.cache.segments import SegmentCache
+from lafsfs.errors import LafsError
+from lafsfs.grid.servers import Grid
+from lafsfs.transfer.kept import Part
+
+_ENOUGH = 1 << 20  # bytes that are worth a thread's visit at once; fewer wait for others,
+_WHILE = 0.05  # so many seconds
+_MOST = 32 << 20  # bytes that may wait
+
+
+class Keeper:
+    """Writes parts into one cache, in the background of a grid. Used from the trio thread only."""
+
+    def __init__(self, cache: SegmentCache) -> None:
+        self._cache = cache
+        self._waiting: list[Part] = []
+        self._size = 0
+        self._writing = False
+        self._enough = trio.Event()
+
+    def keep(self, grid: Grid, part: Part) -> None:
+        """Have a part written, unless too much is waiting."""
+        if self._size > _MOST:
+            return
+        self._waiting.append(part)
+        self._size += part.size
+        if self._size >= _ENOUGH:
+            self._enough.set()
+        if not self._writing:
+            self._writing = True
+            try:
+                grid.start_soon(self._write)
+            except LafsError:  # it was closed
+                self._writing = False
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                with trio.move_on_after(_WHILE):
+                    await self._enough.wait()
+                await self._write_waiting()
+        finally:
+            self._writing = False
+            with trio.CancelScope(shield=True):  # the grid is closed
+                await self._write_waiting()
+
+    async def _write_waiting(self) -> None:
+        parts, self._waiting = self._waiting, []
+        self._enough = trio.Event()
+        if parts:
+            await trio.to_thread.run_sync(self._put, parts)
+            self._size -= sum(part.size for part in parts)
+
+    def _put(self, parts: list[Part]) -> None:
+        for part in parts:
+            self._cache.put(part.storage_index, part.ueb_hash, part.name, part.pieces)
+
+
+_keepers: WeakKeyDictionary[Grid, Keeper] = WeakKeyDictionary()
+
+
+def keeper_of(grid: Grid, cache: SegmentCache) -> Keeper:
+    """The one keeper of a grid, which has one cache."""
+    keeper = _keepers.get(grid)
+    if keeper is None:
+        keeper = _keepers[grid] = Keeper(cache)
+    return keeper
