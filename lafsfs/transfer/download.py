@@ -213,8 +213,8 @@ class ChkReader:
 
     async def _from_cache(self, file: _OpenFile, first: int, last: int) -> dict[int, Buffer]:
         """Those of the segments that are on disk, checked and decrypted."""
-        if self._cache is None:
-            return {}
+        if self._cache is None or (file.layout is not None and file.params.num_segments == 1):
+            return {}  # a small file whose UEB was not there is not there itself
         index, ueb_hash = self._index, self._cap.ueb_hash
         there = [s for s in range(first, last + 1) if kept.has_segment(self._cache, index, ueb_hash, s)]
         if not there:

@@ -40,6 +40,8 @@ class Resolving:
         if kid is None:
             return None
         known = self.inodes.get(kid[1]) if kid[1] != UNKNOWN else None
+        if known is not None and not known.is_dir and (folder.inode.ino, name) in known.links:
+            return known  # as nearly all are when a directory is listed again
         raw = folder.base_raw(name)
         cap = directory_cap(raw) if raw is not None and name not in folder.pending else None
         if cap is not None:

@@ -49,6 +49,20 @@ class Syncer:
     async def sync(self, *logs: StagedFile) -> None:
         """What was committed, and all bytes of `logs`, are on the disk on return. OSError, JournalError."""
         await self._sync_logs(logs)
+        if self._disk_has_journal(logs):
+            self.wake()  # how far the logs are synced may be written down a little later
+            return
+        await self._sync_all_rows()
+
+    def _disk_has_journal(self, logs: Sequence[StagedFile]) -> bool:
+        """Whether nothing was committed since the last sync, and nothing is to be: as when a database writes again and
+        again to one file.
+        """
+        if self._journal.dirty or self._gone or self._begun != self._ended:
+            return False
+        return bool(logs) and all(staged.heir_of is None for staged in logs)
+
+    async def _sync_all_rows(self) -> None:
         wanted = self._begun + 1
         async with self._lock:
             if self._ended >= wanted:
@@ -66,12 +80,14 @@ class Syncer:
 
     async def sync_all(self) -> None:
         """Everything acknowledged is on the disk on return. OSError, JournalError."""
-        await self.sync(*self._staging.unsynced)
+        await self._sync_logs(list(self._staging.unsynced))
+        await self._sync_all_rows()
 
     async def run(self) -> None:
         """Keep the promise "on the disk within a second"; until cancelled. A failing disk is reported, not fatal."""
         while True:
-            if not (self._journal.dirty or self._staging.unsynced or self._staging.retired):
+            staging = self._staging
+            if not (self._journal.dirty or staging.unsynced or staging.synced_lately or staging.retired):
                 await self._wake.wait()
             self._wake = trio.Event()
             try:

@@ -214,3 +214,56 @@ async def test_a_disk_that_fails_for_a_while_is_tried_again_without_being_told(
     assert "Input/output" in seen
     assert local.failures == 0
     local.journal.close()
+
+
+async def test_who_writes_to_one_file_again_and_again_waits_for_its_log_only(local: Local) -> None:
+    """The journal is told how far the log is synced by whoever syncs everything, soon."""
+    log = local.written()
+    local.commit(x=1)
+    await local.syncer.sync(log)
+    assert local.synced == [log.name, "journal"]
+    for number in range(3):
+        log.write(7, b"more", number)
+        await local.syncer.sync(log)
+        assert log.synced == log.length
+    assert local.synced == [log.name, "journal"] + [log.name] * 3
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(local.syncer.run)
+        with trio.fail_after(30):
+            while local.mark_of(log) != log.length:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+    log.write(7, b"more", 9)
+    local.commit(x=2)
+    await local.syncer.sync(log)
+    assert local.synced[-2:] == [log.name, "journal"]
+    local.journal.close()
+
+
+async def test_a_log_does_not_overtake_a_sync_of_the_rows_that_name_it(local: Local) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    log = local.written()
+    await local.syncer.sync_all()
+    log.write(7, b"more", 2)
+    done: list[str] = []
+
+    def hold() -> None:
+        if not entered.is_set():
+            entered.set()
+            assert go_on.wait(30)
+
+    async def sync() -> None:
+        await local.syncer.sync(log)
+        done.append("log")
+
+    async with trio.open_nursery() as nursery:
+        local.commit(x=1)
+        local.before = hold
+        nursery.start_soon(local.syncer.sync)
+        await trio.to_thread.run_sync(entered.wait, 30)
+        nursery.start_soon(sync)
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == []
+        go_on.set()
+    assert done == ["log"]
+    local.journal.close()
