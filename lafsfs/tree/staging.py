@@ -31,7 +31,7 @@ from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.extents import ExtentMap
 from lafsfs.tree.sealing import NONCE, TAG, subkey
 
-CHUNK = 128 * 1024  # most data bytes in one record: what a small read has to decrypt
+CHUNK = 64 * 1024  # most data bytes in one record: what a small read has to decrypt
 _HEAD = struct.Struct(">BIQq")
 _HEAD_SIZE = NONCE + _HEAD.size + TAG
 _FULL = _HEAD_SIZE + CHUNK + TAG  # bytes of the longest record
