@@ -141,6 +141,7 @@ async def _serve_kernel(
             nursery.start_soon(obey_signals, signals)
             if keypool is not None:
                 nursery.start_soon(_fill_when_settled, keypool, tree)
+            nursery.start_soon(_ask_for_read_ahead, mount.request.mountpoint)
             _log.info("ready")
             mount.announce(notes)
             await ending.wait()
@@ -152,6 +153,10 @@ async def _serve_kernel(
                 await service.wind_down(GRACE)
             nursery.cancel_scope.cancel()
     return service.complete
+
+
+async def _ask_for_read_ahead(where: Path) -> None:
+    await trio.to_thread.run_sync(mountpoint.read_ahead, where, abandon_on_cancel=True)
 
 
 async def _fill_when_settled(keypool: KeyPool, tree: Tree) -> None:

@@ -6,6 +6,7 @@ and a lafsfs tree is only touched when no process answers for it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -20,12 +21,14 @@ FSNAME = "lafsfs"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
 _UNMOUNT_TIMEOUT = 20.0
+_READ_AHEAD_KIB = 1024
 
 
 @dataclass(frozen=True)
 class Mounted:
     """One line of mountinfo."""
 
+    device: str  # as "major:minor"
     mountpoint: str
     fstype: str
     source: str
@@ -50,7 +53,13 @@ def mounts() -> list[Mounted]:
         left, _, right = line.partition(" - ")
         fields, rest = left.split(" "), right.split(" ")
         found.append(
-            Mounted(_unescape(fields[4]), rest[0], _unescape(rest[1]), rest[2] if len(rest) > 2 else "")
+            Mounted(
+                fields[2],
+                _unescape(fields[4]),
+                rest[0],
+                _unescape(rest[1]),
+                rest[2] if len(rest) > 2 else "",
+            )
         )
     return found
 
@@ -122,6 +131,18 @@ def unmount_if_idle(path: Path) -> str | None:
     Blocks until the kernel is done with the mount: call it in a thread while the tree is being served.
     """
     return _fusermount("-u", "--", str(path))
+
+
+def read_ahead(path: Path) -> None:
+    """Has the kernel read further ahead of programs than its 128 KiB, where it lets us: root may say that, others not.
+
+    Blocks until the mount at `path` answers, as the kernel would not keep to it before.
+    """
+    with contextlib.suppress(OSError):
+        os.statvfs(path)
+        mount = mounted_at(path)
+        if mount is not None and mount.is_lafsfs:
+            Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb").write_text(f"{_READ_AHEAD_KIB}\n")
 
 
 def _fusermount(*arguments: str) -> str | None:

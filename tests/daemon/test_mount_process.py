@@ -132,3 +132,12 @@ def test_foreground_tells_the_service_manager_when_it_is_ready(home: LafsfsHome)
     (home.mountpoint() / "file").write_text("usable")
     process.terminate()
     assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may tell the kernel how far to read ahead")
+def test_the_kernel_reads_ahead_a_megabyte_where_it_may_be_told(home: LafsfsHome) -> None:
+    home.create()
+    with home.mounted("home:") as tree:
+        device = os.stat(tree.path).st_dev
+        asked = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+        wait_until(lambda: asked.read_text() == "1024\n", what="the kernel to be told")
