@@ -16,6 +16,8 @@ from pathlib import Path
 from tests.bench.places import Place
 from tests.bench.processes import cpu_of, peak_memory
 
+_PIECE = 64 << 20
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -78,7 +80,8 @@ class Run:
 
     def data(self, size: int) -> bytes:
         """Random bytes."""
-        return self.random.randbytes(size)
+        # In pieces, as random has no more than 2 GiBit for us at once.
+        return b"".join(self.random.randbytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE))
 
     def cold(self) -> bool:
         """Make the place forget what it has in memory, after everything has reached its end."""
