@@ -34,9 +34,8 @@ class Turns(trio.abc.Instrument):
     def __init__(self) -> None:
         self._taken = False
         self._waiting: deque[Task] = deque()
-        self._answered = (
-            False  # whether the task whose turn it is has just answered a request, and waited for nothing
-        )
+        # Whether the task whose turn it is has just answered a request, and waited for nothing.
+        self._answered = False
         self._trust = _TRUST
         self._turned = 0.0  # when the loop last had time for other tasks
         self._poll = select.poll()
@@ -78,6 +77,7 @@ class Turns(trio.abc.Instrument):
     def _linger(self, fd: int, until: float) -> bool:
         """Whether a request comes in time. Other threads can go on meanwhile."""
         if fd != self._polled:
+            self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
             self._polled = fd
         poll = self._poll.poll
