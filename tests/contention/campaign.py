@@ -9,6 +9,7 @@ import itertools
 import random
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ MOUNTS = 5
 ENCODING = Encoding(2, 3, 3)
 OPTIONS = ("-o", "publish_delay=0.2,refresh=0.5")
 AGREE_SECONDS = 240.0
+LOG_LINES = 60
 
 Tree = dict[bytes, tuple[object, ...]]
 
@@ -146,6 +148,13 @@ class Campaign:
                 raise ContentionError("\n".join([f"seed {self._seed}:", *different[:20], str(pending)]))
             time.sleep(0.6)  # past the mounts' refresh
 
+    def tell(self) -> None:
+        """Print what the mounts said last of what went wrong: their logs go with their homes."""
+        for home in self._homes:
+            for log in sorted(home.path.rglob("mount.log")):
+                lines = log.read_text(errors="replace").splitlines()
+                print(f"--- {home.directory.name}", *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
+
     def finish(self) -> None:
         """Unmount all."""
         for mounted in self._mounts:
@@ -190,8 +199,12 @@ def run(seed: str, seconds: float, faults: Faults = NO_FAULTS) -> Counter[str]:
             homes = [stack.enter_context(lafsfs_home()) for _ in itertools.repeat(None, MOUNTS)]
             campaign = Campaign(seed, homes, servers, client, faults)
             cap = campaign.prepare()
-            trio.run(functools.partial(campaign.work, cap, seconds))
-            campaign.check(cap)
+            try:
+                trio.run(functools.partial(campaign.work, cap, seconds))
+                campaign.check(cap)
+            except BaseException:
+                campaign.tell()
+                raise
             campaign.finish()
             return campaign.counts
     finally:
