@@ -86,6 +86,9 @@ async def test_more_than_the_disk_takes_is_left_out(tmp_path: Path, monkeypatch:
         for number in range(20):  # nothing is written before this task waits
             keeping.keep(grid, part(f"p{number}", 30))
         await settled(cache, 4)
+        with trio.fail_after(20):
+            while keeping._size:  # noqa: ASYNC110
+                await trio.sleep(0.005)
         keeping.keep(grid, part("later"))
         await settled(cache, 5)
     assert cache.given == ["p0", "p1", "p2", "p3", "later"]
