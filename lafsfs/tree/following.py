@@ -205,7 +205,7 @@ class Following(Resolving):
 
     def may_be_on_grid(self, directory: Inode) -> bool:
         """Whether names in it matter: others may have moved what they seem to have removed."""
-        return directory.nlink > 0 or directory.ino in self.lost_directories
+        return directory.nlink > 0 or directory in self.lost_directories
 
     def _update(self, folder: Folder, name: bytes, old: Inode) -> None:
         raw = folder.base_raw(name)
@@ -236,7 +236,7 @@ class Following(Resolving):
             if changeable:  # somebody may have it open, or open it by what the kernel remembers
                 old.lost = folder.inode.ino, name
             if old.is_dir:
-                self.lost_directories.add(old.ino)
+                self.lost_directories.add(old)
             tree.settle(old)
         self.inodes.drop_if_unused(old)
 
@@ -281,7 +281,7 @@ class Following(Resolving):
                 return None
             async with folder.lock:
                 await self._look_again(folder, published)
-                lost = inode.nlink <= 0 and not inode.links and inode.ino in self.lost_directories
+                lost = inode.nlink <= 0 and not inode.links and inode in self.lost_directories
                 if lost and folder.inode.nlink > 0 and folder.node.writable:
                     keep_linked(cast("Tree", self), folder, name, inode)
             inode = above

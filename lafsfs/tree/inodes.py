@@ -54,6 +54,7 @@ class Inode:
     """
 
     __slots__ = (
+        "__weakref__",
         "alias",
         "anchors",
         "attributes",

@@ -129,6 +129,7 @@ def bring_back(
     if folder.removed.get(name) is inode:
         del folder.removed[name]
     inode = _in_table(tree, inode)
+    tree.lost_directories.discard(inode)
     change = Change(tree)
     change.settled(inode)
     if inode.nlink <= 0:
@@ -190,7 +191,6 @@ def _reappear(tree: Tree, inode: Inode) -> None:
     assert above.folder is not None
     tree.check_changeable(above.folder)
     name, inode.lost = inode.lost[1], None
-    tree.lost_directories.discard(inode.ino)
     if not inode.is_dir:
         inode.alias = tree.inodes.fresh_number()
     keep_linked(tree, above.folder, name, inode)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from typing import TYPE_CHECKING, cast
+from weakref import WeakSet
 
 from lafsfs.errors import LafsError
 from lafsfs.tree.change import Change, repend
@@ -31,7 +32,10 @@ class Resolving:
     inodes: InodeTable
     hard_links: HardLinks
     kernel: Kernel
-    lost_directories: set[int]
+    lost_directories: WeakSet[Inode]
+    """Removed by others, and not found by another name, but still known here. (What is forgotten and found again later
+    is another object, with the same number.)
+    """
     journalled: dict[Link, int]
 
     def resolve(self, folder: Folder, name: bytes) -> Inode | None:
@@ -69,7 +73,7 @@ class Resolving:
         folder.show(name, UNKNOWN)
         if not known.links and known.nlink > 0 and known.ino != ROOT:
             known.nlink = 0
-            self.lost_directories.add(known.ino)
+            self.lost_directories.add(known)
 
     def see(self, folder: Folder, raw: bytes) -> Seen:
         return see(raw, folder.node.writekey if folder.node is not None else None, self.options)
@@ -89,8 +93,8 @@ class Resolving:
         elif there.nlink <= 0:
             there.nlink = seen.nlink or (2 if seen.attributes.is_dir else 1)
             there.lost = None
-            ours = number not in self.lost_directories
-            self.lost_directories.discard(number)
+            ours = there not in self.lost_directories
+            self.lost_directories.discard(there)
             if ours and there.folder is not None and there.folder.pending:
                 # What we removed in it before we removed it itself is not removed now.
                 for gone in list(there.folder.pending):

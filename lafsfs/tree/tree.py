@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import trio
 
@@ -72,7 +72,7 @@ class Tree(Viewing):
         self.troubles = {}
         self.torn = Torn()
         self.looked_at = set()
-        self.lost_directories = set()  # removed by others, still known here
+        self.lost_directories = WeakSet()
         self.journalled = {}  # where directories of the journal were, to be found again there
         self._shared_nodes: WeakValueDictionary[bytes, FileNode] = WeakValueDictionary()
         self._version = 0

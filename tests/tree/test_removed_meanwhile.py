@@ -59,3 +59,26 @@ async def test_what_others_changed_in_it_is_kept(
             after(monkeypatch, (Directory, "publish"), remove)
         await here.drain()
         assert await agree(here, there) == {b"d", b"d/inner", b"d/inner/new", b"file"}
+
+
+async def test_it_was_away_once(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path) -> None:
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
+        await here.mkdir("d")
+        await here.write("d/file", b"file")
+        await agree(here, there)
+        number = (await here.find("d")).ino
+        for old, new in ("d", "moved"), ("moved", "d"):
+            await there.rename(old, new)
+            await there.drain()
+            (await here.find("")).folder.checked = float("-inf")
+            assert await here.names() == {new.encode()}
+            here.forget()  # while it has no name, if others moved it away
+        assert (await here.find("d")).ino == number
+        await here.names("d")
+        await here.unlink("d/file")
+        await here.rmdir("d")
+        await there.write("d/file", b"changed")
+        await there.drain()
+        await here.drain()
+        await agree(here, there)
+        assert await here.read("d/file") == b"changed"
