@@ -37,6 +37,12 @@ class TaggedHasher:
         """Append `data` to what is hashed."""
         self._inner.update(data)
 
+    def copy(self) -> TaggedHasher:
+        """Another one that has hashed the same."""
+        other = object.__new__(TaggedHasher)
+        other._inner, other._size = self._inner.copy(), self._size
+        return other
+
     def digest(self) -> bytes:
         """The hash of everything so far; more may follow."""
         return hashlib.sha256(self._inner.digest()).digest()[: self._size]

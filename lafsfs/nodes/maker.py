@@ -15,6 +15,7 @@ from lafsfs.nodes.literal import LiteralFile
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.nodes.slot import Memory, MutableCap, MutableSlot
 from lafsfs.nodes.types import FileNode
+from lafsfs.transfer.convergence import Beginning, of_large_file
 from lafsfs.transfer.encoding import BytesContents, Contents
 from lafsfs.transfer.keypool import KeyPool
 from lafsfs.transfer.leases import RenewResult, renew
@@ -93,6 +94,7 @@ class NodeMaker:
         ledger: Ledger | None = None,
         progress: Callable[[int], None] | None = None,
         literal_limit: int = chk.MAX_LITERAL_SIZE,
+        known: Beginning | None = None,
     ) -> caps.ChkCap | caps.LiteralCap:
         """Upload an immutable file (see `transfer.upload.upload`)."""
         return await upload(
@@ -102,7 +104,12 @@ class NodeMaker:
             progress=progress,
             cache=self._cache,
             literal_limit=literal_limit,
+            known=known,
         )
+
+    def beginning(self) -> Beginning:
+        """For who hashes a large immutable file while it is written."""
+        return of_large_file(self._grid)
 
     async def create_mutable(self, data: bytes | Contents, mdmf: bool) -> MutableFile:
         """A new mutable file with these contents, published. NotEnoughServersError."""

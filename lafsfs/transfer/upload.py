@@ -19,6 +19,7 @@ from lafsfs.formats.chk import Params
 from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.servers import Grid
 from lafsfs.transfer.concurrent import compute, compute_all, together
+from lafsfs.transfer.convergence import Beginning, convergent_key
 from lafsfs.transfer.encoder import ChkEncoder
 from lafsfs.transfer.keeper import keeper_of
 from lafsfs.transfer.kept import segment_part
@@ -56,11 +57,13 @@ async def upload(
     progress: Callable[[int], None] | None = None,
     cache: SegmentCache | None = None,
     literal_limit: int = chk.MAX_LITERAL_SIZE,
+    known: Beginning | None = None,
 ) -> caps.ChkCap | caps.LiteralCap:
     """Put an immutable file on the grid; when this returns its shares are there, with servers-of-happiness.
 
     Up to `literal_limit` bytes become a literal cap, without any server. `progress` is told how many bytes of plaintext
-    are done. The key is convergent, so a repeated upload finds what exists; memory is a few segments.
+    are done. The key is convergent, so a repeated upload finds what exists; what is `known` of the plaintext need not
+    be hashed for it again. Memory is a few segments.
     NotEnoughServersError when happiness is not reached, or lost midway. What was begun is then aborted, unless a
     `ledger` remembers it for the next try.
     """
@@ -71,20 +74,9 @@ async def upload(
     encoding = grid.encoding
     params = chk.params_for(source.size, encoding.k, encoding.n, encoding.max_segment_size)
     first = await _batch(source, params, 0)
-    key = await _convergent_key(grid, source, params, first)
+    key = await convergent_key(grid, params, partial(_batch, source, params), first, known)
     async with _one_at_a_time(grid, key):
         return await _Upload(grid, source, params, key, first, ledger, progress, cache).run()
-
-
-async def _convergent_key(grid: Grid, source: Source, params: Params, first: memoryview) -> bytes:
-    """A pass over the plaintext. The next batch is read while one is hashed."""
-    hasher = keys.convergence_hasher(grid.secrets.convergence, params.k, params.n, params.segsize)
-    batch, offset = first, 0
-    while len(batch):
-        offset += len(batch)
-        hashing_it = partial(compute, len(batch), partial(hasher.update, batch))
-        _, batch = await together(hashing_it, partial(_batch, source, params, offset))
-    return hasher.digest()
 
 
 async def _batch(source: Source, params: Params, offset: int) -> memoryview:

@@ -17,6 +17,7 @@ from lafsfs.tree.attributes import now, without_set_id
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import read_node, read_staged
 from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.hashed_writes import append_and_hash
 from lafsfs.tree.inodes import Inline, Inode, Staged
 from lafsfs.tree.removals import ensure_linked
 from lafsfs.tree.staging import Buffer, StagedFile
@@ -221,8 +222,7 @@ class Files:
             offset = _end_or(offset, file)
             staged = self._to_staged(inode)
             mtime = now()
-            placed = await trio.to_thread.run_sync(staged.append, offset, data, mtime)
-            staged.place(placed, mtime)
+            await append_and_hash(staged, offset, data, mtime)
             self._grown(inode, staged, mtime)
             if staged.wasteful:
                 await self._rewrite(inode, staged)
@@ -312,10 +312,13 @@ class Files:
         area = self._tree.staging
         if isinstance(content, Inline):
             staged = area.create(0, 0)
-            staged.write(0, self.inline_data(inode, content), inode.attributes.mtime)
+            data = self.inline_data(inode, content)
+            staged.write(0, data, inode.attributes.mtime)
+            staged.beginning = self._tree.nodes.beginning().extended(data)
         else:
             size = inode.attributes.size
             staged = area.create(size, size if inode.caps is not None else 0)
+            staged.beginning = None if size else self._tree.nodes.beginning()
         staged.fd()  # the file must exist before the journal names it
         crash_point("staging.create")
         change = Change(self._tree)

@@ -229,7 +229,9 @@ class Publisher:
         if inode.caps is None and (form := format_of_new_file(self._tree, inode)) != "chk":
             return await self.mutable.create(inode, source, form == "mdmf")
         ledger = JournalLedger(self._tree.journal, inode.ino) if source.size >= RESUMED_FROM else None
-        cap = await nodes.upload(source, ledger, literal_limit=self._tree.options.inline_limit)
+        known = source.snapshot.beginning if isinstance(source, StagedSource) else None
+        limit = self._tree.options.inline_limit
+        cap = await nodes.upload(source, ledger, literal_limit=limit, known=known)
         return Outcome((b"", cap.to_bytes()))
 
     # --- directories -------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lafsfs.config.files import sync_directory
 from lafsfs.errors import JournalError, NoSpaceError
+from lafsfs.transfer.convergence import Beginning
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.extents import ExtentMap
 from lafsfs.tree.sealing import NONCE, TAG, subkey
@@ -164,6 +165,7 @@ class StagedFile:
         self.marked = 0  # and so many of them the journal knows of
         # The inode whose small content the journal still has, until this log is synced.
         self.heir_of: int | None = None
+        self.beginning: Beginning | None = None  # of the content, if somebody hashes it while it is written
         self._heads, self._datas = area.keys_of(name)
         self._fd = -1
         self._pins = 0
@@ -194,6 +196,7 @@ class StagedFile:
         """The part of `write` that makes appended records visible."""
         self.area.unsynced.add(self)
         for first, last, reference in placed:
+            self._changed_from(first)
             self.extents.insert(first, last, reference)
             self.size = max(self.size, last)
         self.mtime = mtime
@@ -205,7 +208,13 @@ class StagedFile:
         self._resize(size)
         self.mtime = mtime
 
+    def _changed_from(self, offset: int) -> None:
+        """Bytes from there on are not what they were, if they were anything."""
+        if self.beginning is not None and self.beginning.size > offset:
+            self.beginning = None
+
     def _resize(self, size: int) -> None:
+        self._changed_from(size)
         self.extents.remove(size, max(self.extents.end, size))
         self.base_limit = min(self.base_limit, size)
         self.size = size
@@ -265,7 +274,7 @@ class StagedFile:
 
     def snapshot(self) -> StagedSnapshot:
         """The content as it is now, unaffected by later changes."""
-        return StagedSnapshot(self, self.size, self.base_limit, self.extents.copy())
+        return StagedSnapshot(self, self.size, self.base_limit, self.extents.copy(), self.beginning)
 
     # --- recovery --------------------------------------------------------------------------------
 
@@ -401,8 +410,16 @@ class StagedFile:
 class StagedSnapshot:
     """A StagedFile's content at one moment. Valid while the log is pinned."""
 
-    def __init__(self, staged: StagedFile, size: int, base_limit: int, extents: ExtentMap) -> None:
+    def __init__(
+        self,
+        staged: StagedFile,
+        size: int,
+        base_limit: int,
+        extents: ExtentMap,
+        beginning: Beginning | None = None,
+    ) -> None:
         self.staged = staged
+        self.beginning = beginning
         self.size = size
         self.base_limit = base_limit
         self.extents = extents

@@ -287,3 +287,37 @@ async def test_the_convergence_secret_matters(ten: list[StorageServer]) -> None:
     hasher = keys.convergence_hasher(SECRETS.convergence, 1, 1, 100)
     hasher.update(data)
     assert cap.key == hasher.digest()
+
+
+# --- what was hashed before --------------------------------------------------------------------------
+
+
+class Counting(BytesContents):
+    """Counts what is read of it."""
+
+    count = 0
+
+    async def read_into(self, offset: int, buf: memoryview) -> None:
+        self.count += len(buf)
+        await super().read_into(offset, buf)
+
+
+@pytest.mark.parametrize("part", [0, 1, 99_999, 5_000_000, 9_000_000])
+async def test_what_is_known_is_not_hashed_again(ten: list[StorageServer], part: int) -> None:
+    data = data_of(9_000_000, f"known {part}")
+    async with client(ten, MANY) as maker:
+        source = Counting(data)
+        cap = await maker.upload(source, known=maker.beginning().extended(data[:part]))
+        assert cap == await put(maker, data)
+        assert source.count <= 2 * len(data) - part
+
+
+async def test_the_beginning_of_a_file_that_is_encoded_in_another_way(ten: list[StorageServer]) -> None:
+    data = data_of(300_000, "other")
+    async with client(ten, MANY) as maker:
+        cap = await put(maker, data)
+        small = await put(maker, data[:50_000])
+        async with client(ten, Encoding(2, 7, 10, max_segment_size=100_000)) as other:
+            known = other.beginning().extended(data)
+        assert await put(maker, data, known=known) == cap
+        assert await put(maker, data[:50_000], known=maker.beginning().extended(data[:50_000])) == small

@@ -1,0 +1,70 @@
+"""The key of an immutable file, which is a hash of its plaintext (formats.md 4.1): also while that is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from lafsfs.formats import keys
+from lafsfs.formats.chk import Params, params_for
+from lafsfs.formats.hashing import Buffer, TaggedHasher
+from lafsfs.grid.servers import Grid
+from lafsfs.transfer.concurrent import compute, together
+
+ReadBatch = Callable[[int], Awaitable[memoryview]]
+"""Gives the next part of the plaintext from an offset on; nothing at its end."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first `size` bytes of a plaintext, hashed for the key that a file encoded in this way gets.
+
+    Whoever keeps one has to drop it when any of those bytes change: two contents must never have one key.
+    """
+
+    encoding: tuple[int, int, int]
+    size: int
+    _hasher: TaggedHasher = field(repr=False)
+
+    def extended(self, data: Buffer) -> Beginning:
+        """This one and the next bytes. Blocks while they are hashed."""
+        hasher = self.hasher()
+        hasher.update(data)
+        return Beginning(self.encoding, self.size + len(data), hasher)
+
+    def hasher(self) -> TaggedHasher:
+        """The state of the hash, to go on with."""
+        return self._hasher.copy()
+
+
+def nothing_yet(grid: Grid, params: Params) -> Beginning:
+    """The beginning of any file with these parameters."""
+    encoding = params.k, params.n, params.segsize
+    return Beginning(encoding, 0, keys.convergence_hasher(grid.secrets.convergence, *encoding))
+
+
+def of_large_file(grid: Grid) -> Beginning:
+    """The beginning of any file that has at least one segment of the full size."""
+    encoding = grid.encoding
+    size = encoding.max_segment_size
+    return nothing_yet(grid, params_for(size, encoding.k, encoding.n, size))
+
+
+async def convergent_key(
+    grid: Grid, params: Params, read: ReadBatch, first: memoryview, known: Beginning | None
+) -> bytes:
+    """A pass over the plaintext, of which `first` is the first part, or over what comes after the part that is `known`.
+    The next batch is read while one is hashed.
+    """
+    start = nothing_yet(grid, params)
+    if known is not None and known.encoding == start.encoding and known.size <= params.size:
+        start = known
+    hasher, offset = start.hasher(), start.size
+    batch = first[offset:] if offset < len(first) else await read(offset)
+    while len(batch):
+        offset += len(batch)
+        _, batch = await together(
+            partial(compute, len(batch), partial(hasher.update, batch)), partial(read, offset)
+        )
+    return hasher.digest()

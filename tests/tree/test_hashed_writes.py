@@ -1,0 +1,116 @@
+"""What is known of a content's hash while it is written: always the hash of what is there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lafsfs.formats.keys import convergence_hasher
+from lafsfs.nodes.maker import NodeMaker
+from lafsfs.transfer.convergence import Beginning
+from lafsfs.transfer.encoding import BytesContents
+from lafsfs.tree.hashed_writes import append_and_hash
+from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.staging import StagedFile, StagingArea
+from tests.support.trees import new_root, opened
+
+MIB = 1 << 20
+ENCODING = 1, 1, MIB
+START = convergence_hasher(b"secret", *ENCODING)
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("next"), st.binary(min_size=1, max_size=30)),
+        st.tuples(st.integers(0, 90), st.binary(min_size=1, max_size=30)),
+        st.tuples(st.just("small"), st.integers(0, 90), st.binary(min_size=1, max_size=30)),
+        st.integers(0, 120),
+    ),
+    max_size=12,
+)
+
+
+def key_of(content: bytes | bytearray) -> bytes:
+    hasher = START.copy()
+    hasher.update(bytes(content))
+    return hasher.digest()
+
+
+def put(model: bytearray, offset: int, data: bytes) -> None:
+    model += bytes(max(0, offset - len(model)))
+    model[offset : offset + len(data)] = data
+
+
+async def apply(staged: StagedFile, model: bytearray, step: object) -> None:
+    if isinstance(step, int):
+        staged.truncate(step, 1)
+        model[:] = bytes(model[:step]).ljust(step, b"\0")
+        return
+    assert isinstance(step, tuple)
+    *where, data = step
+    if where[0] == "small":
+        staged.write(where[1], data, 1)
+        put(model, where[1], data)
+        return
+    offset = len(model) if where[0] == "next" else where[0]
+    await append_and_hash(staged, offset, data, 1)
+    put(model, offset, data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps)
+def test_any_sequence(tmp_path_factory: pytest.TempPathFactory, sequence: list[object]) -> None:
+    folder = tmp_path_factory.mktemp("area")
+
+    async def run() -> None:
+        staged = StagingArea(folder, bytes(32)).create(0, 0)
+        staged.beginning = Beginning(ENCODING, 0, START)
+        model = bytearray()
+        for step in sequence:
+            before = staged.snapshot()
+            content = bytes(model)
+            await apply(staged, model, step)
+            for known, of in (staged.beginning, model), (before.beginning, content):
+                if known is not None:
+                    assert known.hasher().digest() == key_of(of[: known.size])
+        in_order = all(isinstance(step, tuple) and step[0] == "next" for step in sequence)
+        if in_order:
+            assert staged.beginning is not None
+            assert staged.beginning.size == len(model)
+        staged.remove()
+
+    trio.run(run)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("then", ["nothing", "overwrite", "cut", "grow", "end with a small piece"])
+async def test_a_large_file_gets_its_convergent_key(nodes: NodeMaker, tmp_path: Path, then: str) -> None:
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path, TreeOptions(publish_delay=3600.0)) as fs:
+        data = bytearray(then.encode().ljust(3 * MIB, b"x"))
+        inode = await fs.make("file", 0o100644)
+        handle = await fs.open("file", 2)
+        for offset in range(0, len(data), MIB):
+            await fs.pwrite(handle, bytes(data[offset : offset + MIB]), offset)
+        if then == "overwrite":
+            await fs.pwrite(handle, b"y" * 70_000, 100)
+            data[100:70_100] = b"y" * 70_000
+        elif then == "cut":
+            await fs.tree.files.truncate(inode, 2 * MIB + 5)
+            del data[2 * MIB + 5 :]
+        elif then == "grow":
+            await fs.tree.files.truncate(inode, 4 * MIB + 5)
+            data += bytes(MIB + 5)
+        elif then == "end with a small piece":
+            await fs.pwrite(handle, b"end", len(data))
+            data += b"end"
+        await fs.close(handle)
+        await fs.drain()
+        cap = await nodes.upload(BytesContents(bytes(data)))
+        assert inode.caps is not None
+        assert inode.caps[1] == cap.to_bytes()
+        assert await fs.read("file") == data
