@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from lafsfs.errors import GridError
+from lafsfs.errors import GridError, NotEnoughSharesError
 from lafsfs.formats.caps import DirCap, parse
 from lafsfs.nodes.directory import Snapshot
-from lafsfs.tree import following
+from lafsfs.tree import following, torn
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.following import Following
 from lafsfs.tree.inodes import ROOT, Inode
@@ -109,12 +109,26 @@ class Viewing(Following, Measuring):
         self.count_subdirectories(folder)
         cast("Tree", self).mending.seen(folder)
 
+    async def _newest_when_written(self, folder: Folder) -> Snapshot:
+        """The newest version of a directory of which nothing is known here. Somebody who is writing the next one may
+        leave nothing that can be recovered for a moment: that is waited for while the servers show something else again
+        and again, and for some seconds after that.
+        """
+        end = trio.current_time() + torn.AFTER_OTHERS
+        while True:
+            try:
+                return await self.newest(folder)
+            except NotEnoughSharesError as problem:
+                still = self.torn.still(folder.inode.ino, problem.state)
+                if not problem.newest or still >= torn.STILL or trio.current_time() > end:
+                    raise
+
     async def _newest_or_kept(self, folder: Folder) -> Snapshot:
         assert folder.node is not None
         cap = folder.node.cap.read_cap().to_bytes()
         kept = await trio.to_thread.run_sync(self.kept.find, cap)
         if kept is None:
-            return await self.newest(folder)
+            return await self._newest_when_written(folder)
         if not self._is_dead:
             try:
                 with trio.fail_after(following.PATIENCE):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lafsfs.config import Encoding
@@ -20,6 +21,19 @@ async def leave_half(servers: Sequence[StorageServer], root: DirCap) -> None:
     before = _shares(servers[1:], root)
     await _publish(servers, root)
     _put_back(servers[1:], before)
+
+
+async def leave_in_the_middle(servers: Sequence[StorageServer], root: DirCap) -> Callable[[], None]:
+    """Leave the next version on one of three servers while another one has nothing, so that no version can be
+    recovered: its writer is slow. What is returned lets him come to his end.
+    """
+    before = _shares(servers[1:2], root)
+    await _publish(servers, root)
+    whole = _shares(servers, root)
+    _put_back(servers[1:2], before)
+    for path in _shares(servers[2:], root):
+        path.unlink()
+    return functools.partial(_put_back, servers, whole)
 
 
 async def leave_half_of_a_file(servers: Sequence[StorageServer], cap: MutableWriteCap) -> None:
