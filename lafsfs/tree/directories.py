@@ -46,7 +46,8 @@ class Folder:
     `snapshot` is what was last seen on the grid; `pending` holds the names that differ from it, `publishing` the
     entries on their way, `hidden` those that users do not see, `attempts` digests of entries that may have reached the
     grid without our knowing, `removed` what stood under names that are to go, `put_back` the versions of pending names
-    that are put back as they were, with what their entries are to say of that (emptied.py).
+    that are put back as they were, with what their entries are to say of that (emptied.py), `returned` the numbers of
+    what lost its name to others and gets it back because of what changed here (removals.py, elsewhere.py).
     `lock` is held while the snapshot is fetched, compared or published; names change without it, never across an await.
     """
 
@@ -61,6 +62,7 @@ class Folder:
         self.attempts: dict[bytes, set[bytes]] = {}
         self.removed: dict[bytes, Inode] = {}
         self.put_back: dict[bytes, tuple[int, tuple[int, int]]] = {}
+        self.returned: dict[bytes, int] = {}
         self.stored_names: dict[bytes, str] = {}
         self.loaded = False
         self.awaited: int | None = (
@@ -111,7 +113,7 @@ class Folder:
     def start_over(self, node: Directory | None) -> None:
         """Be a directory of the grid that is not read yet; the pending names are added to that."""
         self.node, self.snapshot, self.loaded = node, None, False
-        self.stored_names, self.attempts, self.removed = {}, {}, {}
+        self.stored_names, self.attempts, self.removed, self.returned = {}, {}, {}, {}
         self.checked = float("-inf")
 
     def lay_journal(self) -> None:

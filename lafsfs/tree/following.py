@@ -225,20 +225,30 @@ class Following(Resolving):
             self._take(old, seen)
 
     def _lose(self, folder: Folder, name: bytes, old: Inode) -> None:
-        self.inodes.unlink(old, folder.inode.ino, name)
+        """Others took a name away: a directory in which something changed here gets it back."""
         tree = cast("Tree", self)
-        changeable = not tree.read_only and folder.node is not None and folder.node.writable
-        if changeable and old.is_dir and tree.publisher.has_changes_below(old):
+        if self._is_changeable(folder) and old.is_dir and tree.publisher.has_changes_below(old):
+            self.inodes.unlink(old, folder.inode.ino, name)
             keep_linked(tree, folder, name, old)
-            return
+        else:
+            self.lose(folder, name, old)
+
+    def lose(self, folder: Folder, name: bytes, old: Inode) -> None:
+        """A name does not lead there any more, because of what others did."""
+        self.inodes.unlink(old, folder.inode.ino, name)
         if not old.links:
             old.nlink = 0
-            if changeable:  # somebody may have it open, or open it by what the kernel remembers
+            if self._is_changeable(
+                folder
+            ):  # somebody may have it open, or open it by what the kernel remembers
                 old.lost = folder.inode.ino, name
             if old.is_dir:
                 self.lost_directories.add(old)
-            tree.settle(old)
+            cast("Tree", self).settle(old)
         self.inodes.drop_if_unused(old)
+
+    def _is_changeable(self, folder: Folder) -> bool:
+        return not cast("Tree", self).read_only and folder.node is not None and folder.node.writable
 
     def count_subdirectories(self, folder: Folder) -> None:
         """Bring the link count of a directory up to date with what is in it."""
@@ -260,8 +270,11 @@ class Following(Resolving):
         at some refresh: who removed it may have looked for changes just before. GridError.
         """
         top = await self._look_upwards(inode)
+        tree = cast("Tree", self)
         while top is not None and top.lost is not None and top.nlink <= 0:
-            ensure_linked(cast("Tree", self), top)
+            if await tree.publisher.is_elsewhere(top):
+                return
+            ensure_linked(tree, top)
             top = await self._look_upwards(inode)  # what is in it may be gone, too
 
     async def _look_upwards(self, inode: Inode) -> Inode | None:

@@ -79,13 +79,13 @@ class Moves:
 
     async def _is_reached(self, folder: Folder, moved: Inode) -> bool:
         while True:
-            steps = list(_way_to(self._tree, moved))
+            steps = list(way_to(self._tree, moved))
             if not steps or steps[0][0] is folder:
                 return True  # recovered and not looked up since, so the grid has it; or one version has both names
             if _ends_off_the_root(steps):
                 return False
             reached = await self._is_way(folder, steps)
-            if steps == list(_way_to(self._tree, moved)):
+            if steps == list(way_to(self._tree, moved)):
                 return reached  # else we moved something on that way meanwhile
 
     async def _is_way(self, folder: Folder, steps: list[Step]) -> bool:
@@ -163,7 +163,7 @@ def moved_directory(tree: Tree, pending: Pending | None) -> Inode | None:
     return inode if lives else None
 
 
-def _way_to(tree: Tree, inode: Inode) -> Iterator[Step]:
+def way_to(tree: Tree, inode: Inode) -> Iterator[Step]:
     """From a directory up to the root, as far as names are known."""
     seen: set[int] = set()
     while inode.ino != ROOT and inode.first_link is not None and inode.ino not in seen:

@@ -114,6 +114,10 @@ class Publisher:
         """A newer version of a directory was adopted; the caller has its lock."""
         self._directory_publisher.reconsider(folder)
 
+    async def is_elsewhere(self, directory: Inode) -> bool:
+        """Whether a directory that lost its name here has another one."""
+        return await self._directory_publisher.elsewhere.has(directory)
+
     def has_changes_below(self, directory: Inode) -> bool:
         """Whether something was made or changed in a directory that is not on the grid yet, or just came there.
         (Removals are no reason to keep it.)

@@ -17,6 +17,7 @@ from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change, attempts_key, forget_directory
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder, Pending, digest
+from lafsfs.tree.elsewhere import Elsewhere
 from lafsfs.tree.emptied import only_tahoes
 from lafsfs.tree.entries import parsed
 from lafsfs.tree.inodes import ROOT, Inode
@@ -57,6 +58,7 @@ class DirectoryPublisher:
         self._merging = Merging(tree)
         self._removals = Removals(tree)
         self._moves = Moves(tree, self._merging, self._reach)
+        self.elsewhere = Elsewhere(tree, self._merging)
         self._rivals = Torn()
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
@@ -235,12 +237,26 @@ class DirectoryPublisher:
                 checked.add(name)
                 await self._moves.check(folder, name, inode)
             leaving += moved
+            leaving += await self._let_go(folder, [name for name in ready if name not in checked], checked)
             if not leaving:
                 both = self._merging.merge(folder, ready)
             for name in both:
                 await self._merging.unite(folder, name)
             if not leaving and not both:
                 return self._split(folder)[0]  # merging may have renamed some
+
+    async def _let_go(self, folder: Folder, names: list[bytes], checked: set[bytes]) -> list[bytes]:
+        """Names of directories that others moved are not given back; those that were looked at."""
+        returning = [(name, self.elsewhere.coming_back(folder, name)) for name in names]
+        looked_at: list[bytes] = []
+        for name, inode in returning:
+            if inode is None:
+                continue
+            checked.add(name)
+            looked_at.append(name)
+            if await self.elsewhere.has(inode, folder) and self.elsewhere.coming_back(folder, name) is inode:
+                self.elsewhere.let_go(folder, name, inode)
+        return looked_at
 
     def _plan(self, folder: Folder, names: list[bytes], base: Snapshot | None) -> list[Draft]:
         drafts: list[Draft] = []
@@ -310,6 +326,7 @@ class DirectoryPublisher:
         folder.attempts = attempts
         if not folder.pending:
             folder.put_back.clear()
+            folder.returned.clear()
         if folder.inode.born is None:  # from now on others can know what is in here
             for one in sent:
                 child = self._tree.inodes.get(one.ino) if one.ino is not None else None

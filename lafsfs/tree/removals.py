@@ -171,6 +171,7 @@ def keep_linked(
         tree.note_conflict(inode)
     else:
         bring_back(tree, folder, name, inode, changed)
+    folder.returned[name] = folder.kids[name][1]
 
 
 def ensure_linked(tree: Tree, inode: Inode) -> None:
