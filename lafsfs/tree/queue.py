@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY = 1.0  # seconds
 LAST_RETRY = 60.0
-PATIENCE = 10.0
+PATIENCE = 30.0  # seconds, as long as Linux keeps what was written from its disk
 CALM = 0.4  # seconds for which programs must not be busy any more before several jobs are done at once
 REST = 0.005  # seconds for which a queue rests for each request that came while it did an overdue job,
 REST_SHARE = 4.0  # but no more than so many times as long as the job took,
