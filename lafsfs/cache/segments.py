@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lafsfs.formats import base32, hashing
 from lafsfs.formats.hashing import Buffer
@@ -35,6 +37,20 @@ class CacheUsage:
 
     used: int
     limit: int
+
+
+class Part(NamedTuple):
+    """What is to be kept, under which name."""
+
+    storage_index: bytes
+    ueb_hash: bytes
+    name: str
+    pieces: Sequence[Buffer]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(len(piece) for piece in self.pieces)
 
 
 class SegmentCache:
@@ -58,7 +74,7 @@ class SegmentCache:
         """The bytes of a part, if it is here; unchecked."""
         path = self._path(storage_index, ueb_hash, part)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 data = file.read()
                 if time.time() - os.fstat(file.fileno()).st_mtime > _TOUCH_AFTER:
                     os.utime(file.fileno())
@@ -66,24 +82,20 @@ class SegmentCache:
             return None
         return data
 
-    def put(self, storage_index: bytes, ueb_hash: bytes, part: str, pieces: Sequence[Buffer]) -> bool:
-        """Keep a part, evicting others for it. False if it was not kept."""
-        path = self._path(storage_index, ueb_hash, part)
-        size = _on_disk(sum(len(piece) for piece in pieces))
-        if size > self._limit:
-            return False
-        try:
-            with self._locked() as lock:
-                return self._write(lock, path, size, pieces)
-        except OSError:
-            return False
+    def put(self, parts: Sequence[Part]) -> int:
+        """Keep parts, evicting others for them; how many were kept, or were here already."""
+        kept = 0
+        with contextlib.suppress(OSError), self._locked() as lock:
+            for part in parts:
+                kept += self._put_one(lock, part)
+        return kept
 
     def discard(self, storage_index: bytes, ueb_hash: bytes, part: str) -> None:
         """Forget a part that proved to be damaged."""
         path = self._path(storage_index, ueb_hash, part)
         with contextlib.suppress(OSError), self._locked() as lock:
-            size = _on_disk(path.stat().st_size)
-            path.unlink()
+            size = _on_disk(os.stat(path).st_size)
+            os.unlink(path)
             _set_total(lock, max(0, _total(lock) - size))
 
     def usage(self) -> CacheUsage:
@@ -99,9 +111,13 @@ class SegmentCache:
 
     # --- inside the lock -----------------------------------------------------------------------------
 
-    def _write(self, lock: int, path: Path, size: int, pieces: Sequence[Buffer]) -> bool:
-        if path.exists():
+    def _put_one(self, lock: int, part: Part) -> bool:
+        path = self._path(part.storage_index, part.ueb_hash, part.name)
+        size = _on_disk(part.size)
+        if os.access(path, os.F_OK):
             return True
+        if size > self._limit:
+            return False
         total = _total(lock)
         if total + size > self._limit:
             total = self._evict(int(self._limit * _LOW_WATER) - size)
@@ -110,18 +126,26 @@ class SegmentCache:
                 return False
         # Counted before it is written: after a crash in between, the total is too high until an eviction.
         _set_total(lock, total + size)
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        temporary = self._directory / _TEMPORARY
+        self._write(lock, total, path, part.pieces)
+        return True
+
+    def _write(self, lock: int, total: int, path: str, pieces: Sequence[Buffer]) -> None:
+        """Write one part. If that fails, `total` bytes are here as before. OSError."""
+        temporary = os.path.join(self._directory, _TEMPORARY)
         try:
-            with temporary.open("wb") as file:
+            with open(temporary, "wb", buffering=0) as file:
                 for piece in pieces:
-                    file.write(piece)
-            temporary.replace(path)
+                    _write_all(file, piece)
+            try:
+                os.replace(temporary, path)
+            except FileNotFoundError:
+                os.mkdir(os.path.dirname(path), 0o700)
+                os.replace(temporary, path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             _set_total(lock, total)
             raise
-        return True
 
     def _evict(self, target: int) -> int:
         """Remove the least recently used parts until at most `target` bytes are left; how many are left."""
@@ -158,10 +182,16 @@ class SegmentCache:
         finally:
             os.close(lock)
 
-    def _path(self, storage_index: bytes, ueb_hash: bytes, part: str) -> Path:
+    def _path(self, storage_index: bytes, ueb_hash: bytes, part: str) -> str:
         name = hashing.tagged(_NAME_TAG, storage_index + ueb_hash + part.encode(), _NAME_SIZE)
         text = base32.encode(name)
-        return self._directory / text[:2] / text[2:]
+        return os.path.join(self._directory, text[:2], text[2:])
+
+
+def _write_all(file: io.FileIO, data: Buffer) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _on_disk(size: int) -> int:

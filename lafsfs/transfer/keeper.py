@@ -11,10 +11,9 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from lafsfs.cache.segments import SegmentCache
+from lafsfs.cache.segments import Part, SegmentCache
 from lafsfs.errors import LafsError
 from lafsfs.grid.servers import Grid
-from lafsfs.transfer.kept import Part
 
 _ENOUGH = 1 << 20  # bytes that are worth a thread's visit at once; fewer wait for others,
 _WHILE = 0.05  # so many seconds
@@ -61,12 +60,8 @@ class Keeper:
         parts, self._waiting = self._waiting, []
         self._enough = trio.Event()
         if parts:
-            await trio.to_thread.run_sync(self._put, parts)
+            await trio.to_thread.run_sync(self._cache.put, parts)
             self._size -= sum(part.size for part in parts)
-
-    def _put(self, parts: list[Part]) -> None:
-        for part in parts:
-            self._cache.put(part.storage_index, part.ueb_hash, part.name, part.pieces)
 
 
 _keepers: WeakKeyDictionary[Grid, Keeper] = WeakKeyDictionary()

@@ -7,27 +7,11 @@ all. The leaves of a ciphertext hash tree of more than one leaf are parts of the
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
 
-from lafsfs.cache.segments import SegmentCache
+from lafsfs.cache.segments import Part, SegmentCache
 from lafsfs.formats.hashing import Buffer
 
 _LENGTH = struct.Struct(">I")
-
-
-class Part(NamedTuple):
-    """What is to be kept, under which name."""
-
-    storage_index: bytes
-    ueb_hash: bytes
-    name: str
-    pieces: Sequence[Buffer]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(len(piece) for piece in self.pieces)
 
 
 def segment_part(storage_index: bytes, ueb_hash: bytes, segnum: int, ueb: bytes, segment: Buffer) -> Part:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from lafsfs.cache.segments import SegmentCache
+from lafsfs.cache.segments import Part, SegmentCache
 
 SI, UEB = b"s" * 16, b"u" * 32
 BLOCK = 4096
+
+
+def put(cache: SegmentCache, name: str, pieces: list[bytes | memoryview]) -> bool:
+    """Whether one part is kept."""
+    return cache.put([Part(SI, UEB, name, pieces)]) == 1
 
 
 def _bytes_below(directory: Path) -> int:
@@ -27,7 +32,7 @@ def _bytes_below(directory: Path) -> int:
 def test_keeps_what_it_was_given(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path / "c", 1 << 20)
     assert cache.get(SI, UEB, "a") is None
-    assert cache.put(SI, UEB, "a", [b"one", memoryview(b"two")])
+    assert put(cache, "a", [b"one", memoryview(b"two")])
     assert cache.get(SI, UEB, "a") == b"onetwo"
     assert SegmentCache(tmp_path / "c", 1 << 20).get(SI, UEB, "a") == b"onetwo"
     for other in ((b"t" * 16, UEB, "a"), (SI, b"v" * 32, "a"), (SI, UEB, "b")):
@@ -40,7 +45,7 @@ def test_keeps_what_it_was_given(tmp_path: Path) -> None:
 
 def test_names_tell_nothing(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, 1 << 20)
-    cache.put(SI, UEB, "segment 0", [b"data"])
+    put(cache, "segment 0", [b"data"])
     names = "".join(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert "segment" not in names
     assert SI.decode() not in names
@@ -49,10 +54,10 @@ def test_names_tell_nothing(tmp_path: Path) -> None:
 def test_the_limit_is_never_exceeded_and_the_oldest_go(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, 10 * BLOCK)
     for i in range(10):
-        assert cache.put(SI, UEB, str(i), [bytes(BLOCK - i)])
+        assert put(cache, str(i), [bytes(BLOCK - i)])
         _age(tmp_path, by=100)
     assert cache.get(SI, UEB, "0") is not None  # now the one used last
-    assert cache.put(SI, UEB, "new", [b"x"])
+    assert put(cache, "new", [b"x"])
     assert _bytes_below(tmp_path) <= 9 * BLOCK
     assert cache.usage().used == _bytes_below(tmp_path)
     present = {i for i in range(10) if cache.get(SI, UEB, str(i)) is not None}
@@ -70,16 +75,35 @@ def _age(directory: Path, by: float) -> None:
 @pytest.mark.parametrize("limit", [0, BLOCK, 3 * BLOCK])
 def test_what_is_larger_than_the_limit_is_not_kept(tmp_path: Path, limit: int) -> None:
     cache = SegmentCache(tmp_path, limit)
-    assert not cache.put(SI, UEB, "a", [bytes(limit + 1)])
+    assert not put(cache, "a", [bytes(limit + 1)])
     assert _bytes_below(tmp_path) == 0
+
+
+def test_several_parts(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path, 3 * BLOCK)
+    parts = [Part(SI, UEB, name, [name.encode()]) for name in "ab"]
+    large = Part(SI, UEB, "large", [bytes(4 * BLOCK)])
+    assert cache.put([parts[0], large, parts[1], parts[0]]) == 3
+    assert [cache.get(SI, UEB, name) for name in ("a", "b", "large")] == [b"a", b"b", None]
+    assert cache.usage().used == _bytes_below(tmp_path) == 2 * BLOCK
+    assert cache.put([Part(SI, UEB, str(i), [b"x"]) for i in range(10)]) == 10
+    assert cache.usage().used == _bytes_below(tmp_path) <= 3 * BLOCK
+    assert cache.put([]) == 0
+
+
+def test_what_cannot_be_written_is_not_counted(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path, 3 * BLOCK)
+    (tmp_path / "incoming").mkdir()
+    assert not put(cache, "a", [b"a"])
+    assert cache.usage().used == 0
 
 
 def test_a_count_that_a_crash_left_wrong_is_corrected(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, 10 * BLOCK)
-    cache.put(SI, UEB, "a", [b"a"])
+    put(cache, "a", [b"a"])
     (tmp_path / "lock").write_bytes((9 * BLOCK).to_bytes(8, "big"))
     (tmp_path / "incoming").write_bytes(bytes(100 * BLOCK))
-    assert cache.put(SI, UEB, "b", [bytes(2 * BLOCK)])
+    assert put(cache, "b", [bytes(2 * BLOCK)])
     assert cache.usage().used == _bytes_below(tmp_path) == 3 * BLOCK
     (tmp_path / "lock").write_bytes(b"")
     assert cache.usage().used == 3 * BLOCK
@@ -95,7 +119,7 @@ def test_random_use_by_many_threads(tmp_path: Path) -> None:
             part, cache = str(source.randrange(40)), source.choice(caches)
             found = cache.get(SI, UEB, part)
             assert found in (None, part.encode() * 1000)
-            cache.put(SI, UEB, part, [part.encode() * 1000])
+            put(cache, part, [part.encode() * 1000])
             with (tmp_path / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # nobody moves files while they are counted
                 assert _bytes_below(tmp_path) <= limit
@@ -109,10 +133,10 @@ def test_random_use_by_many_threads(tmp_path: Path) -> None:
 _FILL = """
 import sys
 from pathlib import Path
-from lafsfs.cache.segments import SegmentCache
+from lafsfs.cache.segments import Part, SegmentCache
 cache = SegmentCache(Path(sys.argv[1]), int(sys.argv[2]))
 for i in range(100):
-    assert cache.put(b"s" * 16, b"u" * 32, sys.argv[3] + str(i), [bytes(5000)])
+    assert cache.put([Part(b"s" * 16, b"u" * 32, sys.argv[3] + str(i), [bytes(5000)])])
 """
 
 

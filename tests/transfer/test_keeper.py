@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
-from lafsfs.cache.segments import SegmentCache
+from lafsfs.cache.segments import Part, SegmentCache
 from lafsfs.config import Encoding, GridProfile
 from lafsfs.grid.servers import Grid
 from lafsfs.transfer import keeper
 from lafsfs.transfer.kept import (
-    Part,
     get_leaves,
     get_segment,
     has_leaves,
@@ -32,9 +32,9 @@ class Recording(SegmentCache):
         super().__init__(directory, 1 << 30)
         self.given: list[str] = []
 
-    def put(self, storage_index: bytes, ueb_hash: bytes, part: str, pieces: object) -> bool:
-        self.given.append(part)
-        return super().put(storage_index, ueb_hash, part, pieces)  # type: ignore[arg-type]
+    def put(self, parts: Sequence[Part]) -> int:
+        self.given += [part.name for part in parts]
+        return super().put(parts)
 
 
 def no_servers() -> Grid:
