@@ -38,7 +38,7 @@ def dropped(before: Snapshot, after: Snapshot, empty_ago: float) -> set[str]:
         return set()
     if after.version.seqnum <= before.version.seqnum or not len(after.packed):
         return set()
-    if not all(_is_tahoes(after.packed, before.packed, name) for name in after.packed.names()):
+    if not all(is_tahoes(after.packed, before.packed, name) for name in after.packed.names()):
         return set()
     if all(name in after.packed for name in before.packed.names()):
         return set()  # Tahoe replaced the only ones there were
@@ -73,14 +73,15 @@ def only_tahoes(base: Snapshot | None) -> tuple[int, str] | None:
     if base is None or len(base.packed) != 1:
         return None
     (name,) = base.packed.names()
-    return (base.version.seqnum, name) if _is_tahoes(base.packed, Packed(), name) else None
+    return (base.version.seqnum, name) if is_tahoes(base.packed, Packed(), name) else None
 
 
 def _missing(before: Snapshot, after: Snapshot) -> set[str]:
     return {name for name in before.packed.names() if not _is_there(after.packed, before.packed, name)}
 
 
-def _is_tahoes(after: Packed, before: Packed, name: str) -> bool:
+def is_tahoes(after: Packed, before: Packed, name: str) -> bool:
+    """Whether an entry of `after` is Tahoe's, and not in `before`."""
     raw = after.raw(name) or b""
     return _TAHOES in raw and _OURS not in raw and raw != before.raw(name)
 

@@ -72,6 +72,7 @@ class Publisher:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.files.run)
             nursery.start_soon(self.directories.run)
+            nursery.start_soon(self._directory_publisher.removed_lately.run)
 
     def _busy_until(self) -> float:
         return self._tree.last_request + QUIET

@@ -30,6 +30,7 @@ from lafsfs.tree.new_files import new_directory_is_mdmf
 from lafsfs.tree.outgoing import Draft, Sent, write_entries
 from lafsfs.tree.reachability import Reachability, kept_for
 from lafsfs.tree.removals import Removals
+from lafsfs.tree.removed_lately import RemovedLately
 from lafsfs.tree.torn import STILL, Torn
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class DirectoryPublisher:
         self._removals = Removals(tree)
         self._moves = Moves(tree, self._merging, self._reach)
         self.elsewhere = Elsewhere(tree, self._merging)
+        self.removed_lately = RemovedLately(self._removals, self.elsewhere)
         self._rivals = Torn()
 
     async def publish(self, folder: Folder, late: bool) -> Progress:
@@ -207,6 +209,7 @@ class DirectoryPublisher:
                 if folder.removed.get(name) is inode:
                     del folder.removed[name]
             await self._removals.look_back(folder, removed)
+            self.removed_lately.add(folder, removed)
             await self._moves.look_back(folder, moved)
             return
         raise UncoordinatedWriteError("others keep writing this directory")

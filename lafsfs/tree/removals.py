@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+
+Ask = Callable[[Inode], Awaitable[bool]]
+"""Whether a removed object was changed by somebody else."""
 
 
 class Removals:
@@ -56,10 +59,12 @@ class Removals:
         bring_back(self._tree, folder, name, inode, changed)
         return False
 
-    async def look_back(self, folder: Folder, removed: Mapping[bytes, Inode]) -> None:
-        """After the entries went: whoever changed the objects in the meantime has them back."""
+    async def look_back(self, folder: Folder, removed: Mapping[bytes, Inode], ask: Ask | None = None) -> None:
+        """After the entries went: whoever changed the objects in the meantime has them back. `ask`: what counts as a
+        change; by default everything.
+        """
         for name, inode in removed.items():
-            changed = await self._changed(inode)
+            changed = await self._changed(inode, ask)
             if not changed or inode.nlink > 0:
                 continue
             if not self._tree.may_be_on_grid(folder.inode):
@@ -68,9 +73,10 @@ class Removals:
             log.info("something was changed while it was removed; it comes back")
             keep_linked(self._tree, folder, name, inode, changed)
 
-    async def _changed(self, top: Inode) -> set[Inode]:
+    async def _changed(self, top: Inode, ask: Ask | None = None) -> set[Inode]:
         """What is not as it was when it was removed, and all removed directories above that."""
-        above = dict(_removed_below(top, None))
+        ask = ask or self._is_changed
+        above = dict(removed_below(top, None))
         found: set[Inode] = set()
         limit = trio.CapacityLimiter(_AT_ONCE)
         failures: list[Exception] = []
@@ -78,7 +84,7 @@ class Removals:
         async def look(inode: Inode) -> None:
             try:
                 async with limit:
-                    if await self._is_changed(inode):
+                    if await ask(inode):
                         found.add(inode)
             except Exception as problem:
                 failures.append(problem)
@@ -197,8 +203,9 @@ def _reappear(tree: Tree, inode: Inode) -> None:
     keep_linked(tree, above.folder, name, inode)
 
 
-def _removed_below(inode: Inode, parent: Inode | None) -> Iterator[tuple[Inode, Inode | None]]:
+def removed_below(inode: Inode, parent: Inode | None) -> Iterator[tuple[Inode, Inode | None]]:
+    """What was removed with an object, each with the directory above it."""
     yield inode, parent
     if inode.folder is not None:
         for removed in inode.folder.removed.values():
-            yield from _removed_below(removed, inode)
+            yield from removed_below(removed, inode)

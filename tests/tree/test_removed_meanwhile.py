@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from lafsfs.formats.caps import DirCap, LiteralCap, parse
+from lafsfs.formats.dirnode import make_entry
 from lafsfs.nodes.directory import Directory
 from lafsfs.nodes.maker import NodeMaker
+from lafsfs.tree import removed_lately
+from lafsfs.tree.attaching import attach, caps_to_attach
 from lafsfs.tree.removals import Removals
-from tests.support.pairs import ONCE, agree, both
+from tests.support.pairs import ONCE, agree, both, look_again
+from tests.tree.test_emptied import BY_LAFSFS, BY_TAHOE
 
 
 def after(
@@ -82,3 +88,66 @@ async def test_it_was_away_once(nodes: NodeMaker, other_nodes: NodeMaker, tmp_pa
         await here.drain()
         await agree(here, there)
         assert await here.read("d/file") == b"changed"
+
+
+async def write_by_tahoe(nodes: NodeMaker, cap: DirCap, metadata: bytes) -> None:
+    """Write into a directory as somebody does who looked for it before it was removed."""
+    node = nodes.directory(cap)
+    before = await node.read()
+    entry = make_entry("t", LiteralCap(b"t").to_bytes(), b"", metadata, node.writekey)
+    await node.publish(before, before.packed.with_changes({"t": entry}))
+
+
+@pytest.mark.parametrize("by_tahoe", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_tahoe_writes_in_it_after_it_went(
+    nodes: NodeMaker,
+    other_nodes: NodeMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    by_tahoe: bool,
+    elsewhere: bool,
+) -> None:
+    monkeypatch.setattr(removed_lately, "LOOKS", (0.3, 0.6, 0.9))
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
+        for path in ("other", "d", "d/e"):
+            await here.mkdir(path)
+        await agree(here, there)
+        inner = await here.find("d/e")
+        assert inner.caps is not None
+        cap = parse(inner.caps[0])
+        assert isinstance(cap, DirCap)
+        if elsewhere:
+            await attach(here.tree, (await here.find("other")).ino, b"e", caps_to_attach(inner.caps[0]))
+            await agree(here, there)
+            await here.everything()
+        await here.rmdir("d/e")
+        await here.rmdir("d")
+        await here.drain()
+        assert await here.names() == {b"other"}
+        await write_by_tahoe(nodes, cap, BY_TAHOE if by_tahoe else BY_LAFSFS)
+        lately = here.tree.publisher._directory_publisher.removed_lately
+        with trio.fail_after(20):
+            while lately._count:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await here.drain()
+        look_again(here)
+        back = {b"d", b"d/e", b"d/e/t"} if by_tahoe and not elsewhere else set()
+        there_already = {b"other/e", b"other/e/t"} if elsewhere else set()
+        assert set(await here.everything()) == {b"other"} | back | there_already
+        assert await agree(here, there) == {b"other"} | back | there_already
+
+
+async def test_of_many_that_were_removed_not_all_are_looked_at(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removed_lately, "MOST", 3)
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, _):
+        for name in "abcde":
+            await here.mkdir(name)
+        await here.drain()
+        for name in "abcde":
+            await here.rmdir(name)
+        await here.drain()
+        assert here.tree.publisher._directory_publisher.removed_lately._count == 3
+        assert await here.names() == set()
