@@ -60,7 +60,7 @@ class DirectoryPublisher:
         self._removals = Removals(tree)
         self._moves = Moves(tree, self._merging, self._reach)
         self.elsewhere = Elsewhere(tree, self._merging)
-        self.removed_lately = RemovedLately(self._removals, self.elsewhere)
+        self.removed_lately = RemovedLately(tree.inodes, self._removals, self.elsewhere)
         self._rivals = Torn()
 
     async def publish(self, folder: Folder, late: bool) -> Progress:

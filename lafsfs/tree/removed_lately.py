@@ -19,7 +19,7 @@ from lafsfs.tree.directories import Folder
 from lafsfs.tree.elsewhere import Elsewhere
 from lafsfs.tree.emptied import is_tahoes
 from lafsfs.tree.half_written import when_written
-from lafsfs.tree.inodes import Inode
+from lafsfs.tree.inodes import Inode, InodeTable
 from lafsfs.tree.removals import Removals, removed_below
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ MOST = 64  # directories that are looked at at a time; with those that were remo
 class RemovedLately:
     """What one tree removed. Used from the trio thread only."""
 
-    def __init__(self, removals: Removals, elsewhere: Elsewhere) -> None:
+    def __init__(self, inodes: InodeTable, removals: Removals, elsewhere: Elsewhere) -> None:
+        self._inodes = inodes
         self._removals = removals
         self._elsewhere = elsewhere
         self._due: list[tuple[float, int, _Removed]] = []
@@ -79,6 +80,7 @@ class RemovedLately:
             return
         self._count -= one.size
         one.folder.inode.anchors -= 1
+        self._inodes.drop_if_unused(one.folder.inode)
 
     async def _has_tahoes(self, inode: Inode) -> bool:
         """Whether a removed directory has an entry that Tahoe wrote since, and is nowhere else."""
