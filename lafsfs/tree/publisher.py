@@ -115,6 +115,10 @@ class Publisher:
         """A newer version of a directory was adopted; the caller has its lock."""
         self._directory_publisher.reconsider(folder)
 
+    async def look_at_removed(self) -> None:
+        """Whether something was written in what was removed a moment ago is looked at now."""
+        await self._directory_publisher.removed_lately.look()
+
     async def is_elsewhere(self, directory: Inode) -> bool:
         """Whether a directory that lost its name here has another one."""
         return await self._directory_publisher.elsewhere.has(directory)

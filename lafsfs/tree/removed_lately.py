@@ -25,6 +25,7 @@ from lafsfs.tree.removals import Removals, removed_below
 log = logging.getLogger(__name__)
 
 LOOKS = (1.5, 4.0, 8.0, 14.0, 22.0)  # seconds after it went
+PATIENCE = 5.0
 MOST = 64  # directories that are looked at at a time; with those that were removed in them
 
 
@@ -67,20 +68,29 @@ class RemovedLately:
                 _, _, one = heapq.heappop(self._due)
                 await self._look(one)
 
+    async def look(self) -> None:
+        """Look at all of it now, for who wants everything to be where it belongs; for `PATIENCE` seconds at most."""
+        with trio.move_on_after(PATIENCE):
+            for _, _, one in list(self._due):
+                await self._look_back(one)
+
     async def _look(self, one: _Removed) -> None:
         one.looks += 1
-        try:
-            await self._removals.look_back(one.folder, {one.name: one.inode}, self._has_tahoes)
-        except LafsError as problem:
-            log.info("whether something was written in a removed directory is not known: %s", problem)
-        except Exception:
-            log.exception("a removed directory could not be looked at")
+        await self._look_back(one)
         if one.inode.nlink <= 0 and one.looks < len(LOOKS):
             self._push(one)
             return
         self._count -= one.size
         one.folder.inode.anchors -= 1
         self._inodes.drop_if_unused(one.folder.inode)
+
+    async def _look_back(self, one: _Removed) -> None:
+        try:
+            await self._removals.look_back(one.folder, {one.name: one.inode}, self._has_tahoes)
+        except LafsError as problem:
+            log.info("whether something was written in a removed directory is not known: %s", problem)
+        except Exception:
+            log.exception("a removed directory could not be looked at")
 
     async def _has_tahoes(self, inode: Inode) -> bool:
         """Whether a removed directory has an entry that Tahoe wrote since, and is nowhere else."""

@@ -268,6 +268,7 @@ class Tree(Viewing):
             raise late  # out here, so that the nursery does not put it into a group
         for _ in range(ROUNDS):
             await self.mending.look()
+            await self.publisher.look_at_removed()
             if self.publisher.idle:
                 return
             await self.publisher.drain(timeout)

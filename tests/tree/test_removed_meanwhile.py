@@ -138,6 +138,21 @@ async def test_tahoe_writes_in_it_after_it_went(
         assert await agree(here, there) == {b"other"} | back | there_already
 
 
+async def test_who_flushes_looks_at_once(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path) -> None:
+    async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
+        await here.mkdir("d")
+        await agree(here, there)
+        inode = await here.find("d")
+        assert inode.caps is not None
+        cap = parse(inode.caps[0])
+        assert isinstance(cap, DirCap)
+        await here.rmdir("d")
+        await here.drain()
+        await write_by_tahoe(nodes, cap, BY_TAHOE)
+        await here.drain()
+        assert await agree(here, there) == {b"d", b"d/t"}
+
+
 async def test_of_many_that_were_removed_not_all_are_looked_at(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
