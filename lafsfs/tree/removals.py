@@ -76,7 +76,7 @@ class Removals:
     async def _changed(self, top: Inode, ask: Ask | None = None) -> set[Inode]:
         """What is not as it was when it was removed, and all removed directories above that."""
         ask = ask or self._is_changed
-        above = dict(removed_below(top, None))
+        above = dict(removed_with(top, None))
         found: set[Inode] = set()
         limit = trio.CapacityLimiter(_AT_ONCE)
         failures: list[Exception] = []
@@ -203,9 +203,9 @@ def _reappear(tree: Tree, inode: Inode) -> None:
     keep_linked(tree, above.folder, name, inode)
 
 
-def removed_below(inode: Inode, parent: Inode | None) -> Iterator[tuple[Inode, Inode | None]]:
+def removed_with(inode: Inode, parent: Inode | None) -> Iterator[tuple[Inode, Inode | None]]:
     """What was removed with an object, each with the directory above it."""
     yield inode, parent
     if inode.folder is not None:
         for removed in inode.folder.removed.values():
-            yield from removed_below(removed, inode)
+            yield from removed_with(removed, inode)

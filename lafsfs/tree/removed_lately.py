@@ -20,7 +20,7 @@ from lafsfs.tree.elsewhere import Elsewhere
 from lafsfs.tree.emptied import is_tahoes
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import Inode, InodeTable
-from lafsfs.tree.removals import Removals, removed_below
+from lafsfs.tree.removals import Removals, removed_with
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class RemovedLately:
         for name, inode in removed.items():
             if not inode.is_dir or inode.nlink > 0:
                 continue
-            size = sum(below.is_dir for below, _ in removed_below(inode, None))
+            size = sum(below.is_dir for below, _ in removed_with(inode, None))
             if self._count + size > MOST:
                 continue
             self._count += size
