@@ -8,7 +8,6 @@ it loses the old one, so it is looked for in the directories that are known here
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,8 +16,8 @@ from lafsfs.errors import LafsError
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.directories import Folder, digest
-from lafsfs.tree.entries import parsed
-from lafsfs.tree.half_written import when_written
+from lafsfs.tree.entries import entries_with, parsed
+from lafsfs.tree.half_written import newest
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.moves import way_to
 from lafsfs.tree.seen import Seen
@@ -41,17 +40,12 @@ class Elsewhere:
     def coming_back(self, folder: Folder, name: bytes) -> Inode | None:
         """The directory that a name leads to, if others took that name from it and we did not give it to it."""
         pending = folder.pending.get(name)
-        inode = (
-            self._tree.inodes.get(pending.ino) if pending is not None and pending.ino is not None else None
-        )
-        if pending is None or inode is None or not inode.is_dir or inode.caps is None:
+        if pending is None or pending.ino is None or folder.base_raw(name) is not None:
             return None
-        if folder.base_raw(name) is not None or inode.ino not in (
-            pending.base_ino,
-            folder.returned.get(name),
-        ):
+        inode = self._tree.inodes.get(pending.ino)
+        if inode is None or not inode.is_dir or inode.caps is None:
             return None
-        return inode
+        return inode if inode.ino in (pending.base_ino, folder.returned.get(name)) else None
 
     async def has(self, inode: Inode, but: Folder | None = None) -> bool:
         """Whether the grid, asked just now, leads from the root to a directory, as it is here, by some name. `but`: the
@@ -98,7 +92,7 @@ class Elsewhere:
         going = {one.base for one in folder.pending.values() if one.ino is None or one.ino != one.base_ino}
         return any(
             digest(raw) not in going and _is_same(self._tree.see(folder, raw), inode)
-            for raw in _entries_with(packed, inode.read_cap)
+            for raw in entries_with(packed, inode.read_cap)
         )
 
     async def _is_reached(self, folder: Folder) -> bool:
@@ -117,22 +111,12 @@ class Elsewhere:
 
     async def _newest(self, folder: Folder) -> Snapshot | None:
         """The newest version; None if it cannot be had."""
-        node, known = folder.node, folder.snapshot
-        if node is None or known is None:
+        if folder.node is None or folder.snapshot is None:
             return None
         try:
-            if await when_written(node.version) == known.version:
-                return known
-            return await when_written(node.read)
+            return await newest(folder.node, folder.snapshot)
         except LafsError:
             return None
-
-
-def _entries_with(packed: Packed, cap: bytes) -> Iterator[bytes]:
-    for stored in packed.holding(cap):
-        raw = packed.raw(stored)
-        if raw is not None and parsed(raw).ro_uri == cap:
-            yield raw
 
 
 def _is_same(seen: Seen, inode: Inode) -> bool:

@@ -34,6 +34,14 @@ _DIRECTORY = b"URI:DIR2"
 _OURS = frozenset(("lafsfs", "tahoe", "mtime", "ctime"))  # metadata that is written anew with every entry
 
 
+def entries_with(packed: Packed, cap: bytes) -> Iterator[bytes]:
+    """The entries of a directory that lead to the object with this read cap, whatever they are called."""
+    for stored in packed.holding(cap):
+        raw = packed.raw(stored)
+        if raw is not None and parsed(raw).ro_uri == cap:
+            yield raw
+
+
 def see(raw: bytes, writekey: bytes | None, options: TreeOptions) -> Seen:
     """Read one entry. Foreign and damaged metadata never raise: defaults take their place."""
     return plain(raw) or thoroughly(raw, writekey, options)

@@ -238,9 +238,8 @@ class Following(Resolving):
         self.inodes.unlink(old, folder.inode.ino, name)
         if not old.links:
             old.nlink = 0
-            if self._is_changeable(
-                folder
-            ):  # somebody may have it open, or open it by what the kernel remembers
+            if self._is_changeable(folder):
+                # Somebody may have it open, or open it by what the kernel remembers.
                 old.lost = folder.inode.ino, name
             if old.is_dir:
                 self.lost_directories.add(old)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from lafsfs.nodes.directory import Snapshot
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import Folder, Pending
-from lafsfs.tree.entries import parsed, see
-from lafsfs.tree.half_written import when_written
+from lafsfs.tree.entries import entries_with, parsed, see
+from lafsfs.tree.half_written import newest, when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.merge import PARKED, conflict_name
 
@@ -104,9 +104,7 @@ class Moves:
             return _shows(folder, name, inode)
         if known is None or not folder.loaded:  # since the last start; its lock is not ours to wait for
             return _holds(await when_written(node.read), inode)
-        current = await when_written(node.version) == known.version
-        snapshot = known if current else await when_written(node.read)
-        raw = snapshot.packed.raw(folder.stored(name))
+        raw = (await newest(node, known)).packed.raw(folder.stored(name))
         return raw is not None and inode.caps is not None and parsed(raw).ro_uri == inode.caps[1]
 
     # --- taking back ---------------------------------------------------------------------------------------
@@ -190,9 +188,7 @@ def _shows(folder: Folder, name: bytes, inode: Inode) -> bool:
 
 def _holds(snapshot: Snapshot, inode: Inode) -> bool:
     """Whether an object is in a directory, whatever it is called there."""
-    cap = inode.read_cap
-    entries = (snapshot.packed.raw(stored) or b"" for stored in snapshot.packed.names())
-    return any(cap in raw and parsed(raw).ro_uri == cap for raw in entries)
+    return next(entries_with(snapshot.packed, inode.read_cap), None) is not None
 
 
 # --- directories inside themselves -------------------------------------------------------------------------

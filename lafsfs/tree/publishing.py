@@ -240,7 +240,9 @@ class DirectoryPublisher:
                 checked.add(name)
                 await self._moves.check(folder, name, inode)
             leaving += moved
-            leaving += await self._let_go(folder, [name for name in ready if name not in checked], checked)
+            returning = await self._let_go(folder, [name for name in ready if name not in checked])
+            checked.update(returning)
+            leaving += returning
             if not leaving:
                 both = self._merging.merge(folder, ready)
             for name in both:
@@ -248,14 +250,13 @@ class DirectoryPublisher:
             if not leaving and not both:
                 return self._split(folder)[0]  # merging may have renamed some
 
-    async def _let_go(self, folder: Folder, names: list[bytes], checked: set[bytes]) -> list[bytes]:
+    async def _let_go(self, folder: Folder, names: list[bytes]) -> list[bytes]:
         """Names of directories that others moved are not given back; those that were looked at."""
-        returning = [(name, self.elsewhere.coming_back(folder, name)) for name in names]
         looked_at: list[bytes] = []
-        for name, inode in returning:
+        for name in names:
+            inode = self.elsewhere.coming_back(folder, name)
             if inode is None:
                 continue
-            checked.add(name)
             looked_at.append(name)
             if await self.elsewhere.has(inode, folder) and self.elsewhere.coming_back(folder, name) is inode:
                 self.elsewhere.let_go(folder, name, inode)

@@ -18,7 +18,7 @@ from lafsfs.errors import LafsError
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.elsewhere import Elsewhere
 from lafsfs.tree.emptied import is_tahoes
-from lafsfs.tree.half_written import when_written
+from lafsfs.tree.half_written import newest
 from lafsfs.tree.inodes import Inode, InodeTable
 from lafsfs.tree.removals import Removals, removed_with
 
@@ -97,11 +97,9 @@ class RemovedLately:
         folder = inode.folder
         if folder is None or folder.node is None or folder.snapshot is None or not folder.node.writable:
             return False
-        known = folder.snapshot
-        if await when_written(folder.node.version) == known.version:
-            return False
-        packed = (await when_written(folder.node.read)).packed
-        if not any(is_tahoes(packed, known.packed, name) for name in packed.names()):
+        known = folder.snapshot.packed
+        packed = (await newest(folder.node, folder.snapshot)).packed
+        if not any(is_tahoes(packed, known, name) for name in packed.names()):
             return False
         return not await self._elsewhere.has(inode)
 

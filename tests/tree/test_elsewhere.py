@@ -10,9 +10,18 @@ from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.options import TreeOptions
 from tests.support.pairs import NEVER, ONCE, agree, both, look_again
+from tests.support.trees import Files
 
 both_ways = pytest.mark.parametrize("options", [NEVER, ONCE], ids=["refreshing", "not refreshing"])
 DEEP = {b"other", b"top", b"top/d", b"top/d/file"}
+
+
+async def make(here: Files, there: Files, *paths: str) -> None:
+    """Directories that both know, and that are loaded here."""
+    for path in paths:
+        await here.mkdir(path)
+    await agree(here, there)
+    await here.everything()
 
 
 @both_ways
@@ -42,10 +51,7 @@ async def test_what_was_removed_comes_back(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions, moved_before: bool
 ) -> None:
     async with both(nodes, other_nodes, tmp_path, options) as (here, there):
-        for path in ("other", "top", "top/d"):
-            await here.mkdir(path)
-        await agree(here, there)
-        await here.everything()
+        await make(here, there, "other", "top", "top/d")
         await here.write("top/d/file", b"file")
         if moved_before:
             await there.rename("top/d", "other/d")
@@ -61,10 +67,7 @@ async def test_what_is_removed_again_after_that_comes_back(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
 ) -> None:
     async with both(nodes, other_nodes, tmp_path, options) as (here, there):
-        for path in ("other", "top", "top/d"):
-            await here.mkdir(path)
-        await agree(here, there)
-        await here.everything()
+        await make(here, there, "other", "top", "top/d")
         await here.write("top/d/file", b"file")
         await there.rename("top/d", "other/d")
         await there.drain()
@@ -80,10 +83,7 @@ async def test_where_it_is_cannot_be_known(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path, options: TreeOptions
 ) -> None:
     async with both(nodes, other_nodes, tmp_path, options) as (here, there):
-        await here.mkdir("top")
-        await here.mkdir("top/d")
-        await agree(here, there)
-        await here.everything()
+        await make(here, there, "top", "top/d")
         await here.write("top/d/file", b"file")
         await there.mkdir("made")
         await there.mkdir("made/deep")
@@ -108,10 +108,7 @@ async def test_attributes_that_changed_here_are_not_lost(
     nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
 ) -> None:
     async with both(nodes, other_nodes, tmp_path, ONCE) as (here, there):
-        for path in ("other", "top", "top/d"):
-            await here.mkdir(path)
-        await agree(here, there)
-        await here.everything()
+        await make(here, there, "other", "top", "top/d")
         await here.tree.changing.set_attributes(await here.find("top/d"), NewAttributes(mode=0o700))
         await there.rename("top/d", "other/d")
         await there.drain()
