@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 
@@ -14,7 +15,8 @@ T = TypeVar("T")
 INLINE = 32 << 10
 """Bytes; work over fewer is done at once, as a thread would take longer."""
 
-_cpu = trio.CapacityLimiter(os.cpu_count() or 1)
+_CORES = os.cpu_count() or 1
+_cpu = trio.CapacityLimiter(_CORES)
 
 
 async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
@@ -50,7 +52,33 @@ async def compute(size: int, call: Callable[[], T]) -> T:
 
 
 async def compute_all(size: int, calls: Sequence[Callable[[], T]]) -> list[T]:
-    """All of these, spread over the cores; `size` bytes are worked on in all."""
+    """All of these, spread over the cores; `size` bytes are worked on in all. The first exception ends it."""
     if size <= INLINE:
         return [call() for call in calls]
-    return await together(*(partial(compute, size, call) for call in calls))
+    batch = _Batch(calls)
+    await together(*[partial(trio.to_thread.run_sync, batch.work, limiter=_cpu)] * min(_CORES, len(calls)))
+    return batch.results
+
+
+class _Batch(Generic[T]):
+    """Calls for several threads, each of which takes the next one: a visit to a thread costs more than a small call."""
+
+    def __init__(self, calls: Sequence[Callable[[], T]]) -> None:
+        self.results: list[Any] = [None] * len(calls)
+        self._waiting = deque(enumerate(calls))
+
+    def work(self) -> None:
+        """What one thread does."""
+        try:
+            while (task := self._next()) is not None:
+                number, call = task
+                self.results[number] = call()
+        except BaseException:
+            self._waiting.clear()
+            raise
+
+    def _next(self) -> tuple[int, Callable[[], T]] | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None

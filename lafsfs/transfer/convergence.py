@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +15,10 @@ from lafsfs.transfer.concurrent import compute, together
 
 ReadBatch = Callable[[int], Awaitable[memoryview]]
 """Gives the next part of the plaintext from an offset on; nothing at its end."""
+
+_BEHIND = 8 << 20  # bytes that may wait for being hashed
+
+_thread = ThreadPoolExecutor(1, thread_name_prefix="lafsfs-hash")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,37 @@ class Beginning:
     def hasher(self) -> TaggedHasher:
         """The state of the hash, to go on with."""
         return self._hasher.copy()
+
+
+class HashedAlong:
+    """A plaintext that is hashed while it is written, by a thread of its own, which is a little behind.
+
+    `end` is the offset up to which it was given the plaintext. All but `known` and `catch_up` are for one thread only.
+    """
+
+    def __init__(self, known: Beginning) -> None:
+        self.known = known  # what is hashed by now
+        self.end = known.size
+        self._wanted = True
+        self._last: Future[None] | None = None
+
+    def add(self, data: Buffer) -> None:
+        """The plaintext goes on with `data`, which must not change, at `end`."""
+        self._last = _thread.submit(self._hash, self.end, data)
+        self.end += len(data)
+
+    def catch_up(self, behind: int = _BEHIND) -> None:
+        """Block as long as more than `behind` bytes are waiting."""
+        if self._last is not None and self.end > self.known.size + behind:
+            self._last.result()
+
+    def stop(self) -> None:
+        """Nobody wants to know any more."""
+        self._wanted = False
+
+    def _hash(self, offset: int, data: Buffer) -> None:
+        if self._wanted and self.known.size == offset:
+            self.known = self.known.extended(data)
 
 
 def nothing_yet(grid: Grid, params: Params) -> Beginning:

@@ -73,19 +73,38 @@ async def upload(
         return caps.LiteralCap(bytes(data))
     encoding = grid.encoding
     params = chk.params_for(source.size, encoding.k, encoding.n, encoding.max_segment_size)
-    first = await _batch(source, params, 0)
-    key = await convergent_key(grid, params, partial(_batch, source, params), first, known)
+    batches = _Batches(source, params)
+    first = await batches.read(0)
+    key = await convergent_key(grid, params, batches.read, first, known)
     async with _one_at_a_time(grid, key):
-        return await _Upload(grid, source, params, key, first, ledger, progress, cache).run()
+        return await _Upload(grid, batches, params, key, first, ledger, progress, cache).run()
 
 
-async def _batch(source: Source, params: Params, offset: int) -> memoryview:
-    """The next whole segments of plaintext, about _BATCH bytes; empty at the end."""
-    wanted = max(1, _BATCH // params.segsize) * params.segsize
-    buffer = memoryview(bytearray(max(0, min(wanted, params.size - offset))))
-    if len(buffer):
-        await source.read_into(offset, buffer)
-    return buffer
+class _Batches:
+    """The plaintext in whole segments, about _BATCH bytes at a time. A batch is valid until the next but one is read,
+    that at 0 for ever: new memory for each would have to be cleared.
+    """
+
+    def __init__(self, source: Source, params: Params) -> None:
+        self._source = source
+        self._end = params.size
+        self._size = max(1, _BATCH // params.segsize) * params.segsize
+        self._buffers: list[bytearray] = []
+
+    async def read(self, offset: int) -> memoryview:
+        """The batch at `offset`; empty at the end."""
+        size = max(0, min(self._size, self._end - offset))
+        batch = memoryview(self._buffer() if offset else bytearray(size))[:size]
+        if size:
+            await self._source.read_into(offset, batch)
+        return batch
+
+    def _buffer(self) -> bytearray:
+        if len(self._buffers) < 2:
+            self._buffers.append(bytearray(self._size))
+        else:
+            self._buffers.reverse()
+        return self._buffers[-1]
 
 
 @dataclass
@@ -118,7 +137,7 @@ class _Upload:
     def __init__(
         self,
         grid: Grid,
-        source: Source,
+        batches: _Batches,
         params: Params,
         key: bytes,
         first: memoryview,
@@ -126,7 +145,7 @@ class _Upload:
         progress: Callable[[int], None] | None,
         cache: SegmentCache | None,
     ) -> None:
-        self._grid, self._source, self._params, self._key = grid, source, params, key
+        self._grid, self._batches, self._params, self._key = grid, batches, params, key
         self._first: memoryview | None = first
         self._ledger, self._progress, self._cache = ledger, progress, cache
         self._encoder = ChkEncoder(key, params)
@@ -208,7 +227,7 @@ class _Upload:
 
     async def _next(self, offset: int) -> tuple[int, list[list[Buffer]]]:
         """(plaintext bytes, parts of each share) of the batch at `offset`."""
-        batch = await _batch(self._source, self._params, offset)
+        batch = await self._batches.read(offset)
         return len(batch), await self._encoded(batch, offset)
 
     async def _encoded(self, batch: memoryview, offset: int) -> list[list[Buffer]]:

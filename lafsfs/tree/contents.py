@@ -30,22 +30,31 @@ async def read_staged(
 async def _read_pieces(
     log: StagedFile, pieces: list[Piece], base: FileNode | None, base_limit: int, start: int, end: int
 ) -> bytes:
-    if len(pieces) == 1 and pieces[0].record is not None:
-        record = await _record(log, pieces[0])
-        skip = pieces[0].skip
+    if len(pieces) == 1 and pieces[0].record is not None and end - start < _IN_THREAD:
+        record, skip = log.read_record(pieces[0].record), pieces[0].skip
         return record if len(record) == end - start else record[skip : skip + end - start]
     out = bytearray(end - start)
-    for piece in pieces:
-        where = piece.start - start
-        if piece.record is not None:
-            record = await _record(log, piece)
-            out[where : where + piece.end - piece.start] = record[
-                piece.skip : piece.skip + piece.end - piece.start
-            ]
-        elif base is not None and piece.start < base_limit:
+    parts = _parts(pieces, memoryview(out), start)
+    await _fill(log, parts)
+    for piece, part in parts:
+        if piece.record is None and base is not None and piece.start < base_limit:
             got = await read_node(base, piece.start, min(piece.end, base_limit) - piece.start)
-            out[where : where + len(got)] = got
+            part[: len(got)] = got
     return bytes(out)
+
+
+def _parts(pieces: list[Piece], buf: memoryview, start: int) -> list[tuple[Piece, memoryview]]:
+    """Each piece with its place in `buf`, which begins at `start` of the file."""
+    return [(piece, buf[piece.start - start : piece.end - start]) for piece in pieces]
+
+
+async def _fill(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
+    """Fill the parts that are in the log; many records in one visit to a worker thread."""
+    logged = [(piece, part) for piece, part in parts if piece.record is not None]
+    if sum(len(part) for _, part in logged) < _IN_THREAD:
+        _read_records(log, logged)
+    else:
+        await trio.to_thread.run_sync(_read_records, log, logged)
 
 
 async def read_node(node: FileNode, offset: int, size: int) -> bytes:
@@ -59,13 +68,6 @@ async def read_node(node: FileNode, offset: int, size: int) -> bytes:
             raise
         await readable(node)
         return await node.read(offset, size)
-
-
-async def _record(log: StagedFile, piece: Piece) -> bytes:
-    assert piece.record is not None
-    if piece.end - piece.start >= _IN_THREAD:
-        return await trio.to_thread.run_sync(log.read_record, piece.record)
-    return log.read_record(piece.record)
 
 
 class InlineSource:
@@ -91,11 +93,10 @@ class StagedSource:
     async def read_into(self, offset: int, buf: memoryview) -> None:
         """Fill `buf` from `offset`."""
         log, base = self._snapshot.staged, self._base
-        pieces = self._snapshot.extents.cover(offset, offset + len(buf))
-        parts = [(piece, buf[piece.start - offset : piece.end - offset]) for piece in pieces]
+        parts = _parts(self._snapshot.extents.cover(offset, offset + len(buf)), buf, offset)
         log.pin()
         try:
-            await trio.to_thread.run_sync(_read_records, log, parts)
+            await _fill(log, parts)
         finally:
             log.unpin()
         for piece, part in parts:
@@ -127,7 +128,6 @@ class StagedSource:
 
 
 def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
-    """Fill those parts that are in the log; many records in one turn of a worker thread."""
     for piece, part in parts:
-        if piece.record is not None:
-            log.read_record_into(piece.record, piece.skip, part)
+        assert piece.record is not None
+        log.read_record_into(piece.record, piece.skip, part)

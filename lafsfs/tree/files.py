@@ -13,6 +13,7 @@ import trio
 from lafsfs.errors import NoSpaceError
 from lafsfs.formats.caps import LiteralCap, parse
 from lafsfs.nodes.maker import FileNode
+from lafsfs.transfer.convergence import HashedAlong
 from lafsfs.tree.attributes import now, without_set_id
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import read_node, read_staged
@@ -314,11 +315,11 @@ class Files:
             staged = area.create(0, 0)
             data = self.inline_data(inode, content)
             staged.write(0, data, inode.attributes.mtime)
-            staged.beginning = self._tree.nodes.beginning().extended(data)
+            staged.hashed = HashedAlong(self._tree.nodes.beginning().extended(data))
         else:
             size = inode.attributes.size
             staged = area.create(size, size if inode.caps is not None else 0)
-            staged.beginning = None if size else self._tree.nodes.beginning()
+            staged.hashed = None if size else HashedAlong(self._tree.nodes.beginning())
         staged.fd()  # the file must exist before the journal names it
         crash_point("staging.create")
         change = Change(self._tree)

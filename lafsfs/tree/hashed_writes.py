@@ -1,27 +1,29 @@
 """Large writes: what is written in order is hashed for the key of the file meanwhile, by another thread.
 
-A program that writes waits for one write after the other, so there is a core to spare. An upload has to hash the whole
-plaintext before it can encrypt anything; what is hashed already it need not read for that.
+An upload has to hash the whole plaintext before it can encrypt anything; what is hashed already it need not read for
+that. No write waits for its own hash: while the next one is received and stored, a core is to spare.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 import trio
 
-from lafsfs.transfer.concurrent import together
-from lafsfs.tree.staging import Buffer, StagedFile
+from lafsfs.transfer.convergence import HashedAlong
+from lafsfs.tree.staging import Buffer, Placed, StagedFile
 
 
 async def append_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: int) -> None:
-    """`staged.write` in worker threads. The caller has the content's lock."""
-    append = partial(trio.to_thread.run_sync, staged.append, offset, data, mtime)
-    beginning = staged.beginning
-    if beginning is None or beginning.size != offset:
-        staged.place(await append(), mtime)
-        return
-    placed, longer = await together(append, partial(trio.to_thread.run_sync, beginning.extended, data))
+    """`staged.write` in a worker thread; `data` must not change any more. The caller has the content's lock."""
+    hashed = staged.hashed
+    placed = await trio.to_thread.run_sync(_append, staged, hashed, offset, data, mtime)
     staged.place(placed, mtime)
-    if staged.beginning is beginning:
-        staged.beginning = longer
+    if hashed is not None and staged.hashed is hashed and hashed.end == offset:
+        hashed.add(data)
+
+
+def _append(
+    staged: StagedFile, hashed: HashedAlong | None, offset: int, data: Buffer, mtime: int
+) -> list[Placed]:
+    if hashed is not None:
+        hashed.catch_up()
+    return staged.append(offset, data, mtime)

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lafsfs.config.files import sync_directory
 from lafsfs.errors import JournalError, NoSpaceError
-from lafsfs.transfer.convergence import Beginning
+from lafsfs.transfer.convergence import Beginning, HashedAlong
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.extents import ExtentMap
 from lafsfs.tree.sealing import NONCE, TAG, subkey
@@ -165,7 +165,7 @@ class StagedFile:
         self.marked = 0  # and so many of them the journal knows of
         # The inode whose small content the journal still has, until this log is synced.
         self.heir_of: int | None = None
-        self.beginning: Beginning | None = None  # of the content, if somebody hashes it while it is written
+        self.hashed: HashedAlong | None = None  # the content, if it is hashed while it is written
         self._heads, self._datas = area.keys_of(name)
         self._fd = -1
         self._pins = 0
@@ -210,8 +210,9 @@ class StagedFile:
 
     def _changed_from(self, offset: int) -> None:
         """Bytes from there on are not what they were, if they were anything."""
-        if self.beginning is not None and self.beginning.size > offset:
-            self.beginning = None
+        if self.hashed is not None and self.hashed.end > offset:
+            self.hashed.stop()
+            self.hashed = None
 
     def _resize(self, size: int) -> None:
         self._changed_from(size)
@@ -274,7 +275,8 @@ class StagedFile:
 
     def snapshot(self) -> StagedSnapshot:
         """The content as it is now, unaffected by later changes."""
-        return StagedSnapshot(self, self.size, self.base_limit, self.extents.copy(), self.beginning)
+        known = None if self.hashed is None else self.hashed.known
+        return StagedSnapshot(self, self.size, self.base_limit, self.extents.copy(), known)
 
     # --- recovery --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lafsfs.formats.keys import convergence_hasher
 from lafsfs.nodes.maker import NodeMaker
-from lafsfs.transfer.convergence import Beginning
+from lafsfs.transfer.convergence import Beginning, HashedAlong
 from lafsfs.transfer.encoding import BytesContents
 from lafsfs.tree.hashed_writes import append_and_hash
 from lafsfs.tree.options import TreeOptions
@@ -68,19 +68,21 @@ def test_any_sequence(tmp_path_factory: pytest.TempPathFactory, sequence: list[o
 
     async def run() -> None:
         staged = StagingArea(folder, bytes(32)).create(0, 0)
-        staged.beginning = Beginning(ENCODING, 0, START)
+        staged.hashed = HashedAlong(Beginning(ENCODING, 0, START))
         model = bytearray()
         for step in sequence:
             before = staged.snapshot()
             content = bytes(model)
             await apply(staged, model, step)
-            for known, of in (staged.beginning, model), (before.beginning, content):
+            for known, of in (staged.snapshot().beginning, model), (before.beginning, content):
                 if known is not None:
                     assert known.hasher().digest() == key_of(of[: known.size])
         in_order = all(isinstance(step, tuple) and step[0] == "next" for step in sequence)
         if in_order:
-            assert staged.beginning is not None
-            assert staged.beginning.size == len(model)
+            assert staged.hashed is not None
+            staged.hashed.catch_up(0)
+            assert staged.hashed.known.size == staged.hashed.end == len(model)
+            assert staged.hashed.known.hasher().digest() == key_of(model)
         staged.remove()
 
     trio.run(run)
