@@ -16,7 +16,8 @@ from pyfuse3 import EntryAttributes, FUSEError
 from lafsfs.errors import LafsError, NoSpaceError
 from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.tree import cap_attributes
-from lafsfs.tree.attributes import BLOCK
+from lafsfs.tree.attributes import BLOCK, Attributes
+from lafsfs.tree.glimpses import Glimpse
 from lafsfs.tree.inodes import Inline, Inode
 from lafsfs.tree.tree import Tree
 
@@ -60,6 +61,7 @@ def answered(
             tree = self.tree
             tree.last_request = trio.current_time()
             tree.requests += 1
+            tree.running += 1
             try:
                 full: NoSpaceError | None = None
                 if at_hand(tree, args):
@@ -80,6 +82,8 @@ def answered(
             except Exception:
                 log.exception("%s failed unexpectedly", handler.__name__)
                 raise FUSEError(errno.EIO) from None
+            finally:
+                tree.running -= 1
 
         return wrapper
 
@@ -155,19 +159,28 @@ def ordinary(tree: Tree, args: tuple[Any, ...]) -> bool:
 
 def entry(inode: Inode, timeout: float) -> EntryAttributes:
     """What stat shows, valid in the kernel for `timeout` seconds."""
-    a = inode.attributes
+    return _stat(inode.ino, inode.nlink, inode.attributes, inode.allocated, timeout)
+
+
+def glance(ino: int, glimpse: Glimpse, timeout: float) -> EntryAttributes:
+    """The same of a file of which there is a glimpse."""
+    attributes = glimpse.attributes
+    return _stat(ino, 1, attributes, attributes.size, timeout)
+
+
+def _stat(ino: int, nlink: int, a: Attributes, allocated: int, timeout: float) -> EntryAttributes:
     e = EntryAttributes()
-    e.st_ino = inode.ino
+    e.st_ino = ino
     e.generation = 0
     e.entry_timeout = e.attr_timeout = timeout
     e.st_mode = a.mode
-    e.st_nlink = inode.nlink
+    e.st_nlink = nlink
     e.st_uid = a.uid
     e.st_gid = a.gid
     e.st_rdev = a.rdev
     e.st_size = a.size
     e.st_blksize = BLOCK_SIZE
-    e.st_blocks = -(-inode.allocated // BLOCK)
+    e.st_blocks = -(-allocated // BLOCK)
     e.st_atime_ns = a.atime
     e.st_mtime_ns = a.mtime
     e.st_ctime_ns = a.ctime

@@ -29,6 +29,7 @@ from lafsfs.fuse.answers import (
     entry,
     free,
     fresh,
+    glance,
     going_on,
     known,
     linkable,
@@ -43,8 +44,10 @@ from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.fuse.streams import Streams
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
+from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
+from lafsfs.tree.xattrs import XattrValues
 
 
 class Operations(pyfuse3.Operations):
@@ -74,6 +77,10 @@ class Operations(pyfuse3.Operations):
     @answered(fresh)
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         try:
+            glimpsed = self.tree.names.glimpse(parent_inode, name)
+            if glimpsed is not None:
+                self.tree.inodes.glimpsed(*glimpsed)
+                return glance(*glimpsed, self._timeout)
             return self._found(await self.tree.names.lookup(parent_inode, name))
         finally:
             self.tree.kernel.asked(parent_inode, name)
@@ -181,18 +188,22 @@ class Operations(pyfuse3.Operations):
 
     @answered(ordinary)
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        target = self.tree.inode(inode)
         if name in cap_attributes.NAMES:
+            target = self.tree.inode(inode)
             return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
-        return self.tree.xattrs.get(target, name)
+        return self.tree.xattrs.get(self._xattrs(inode), name)
 
     @answered(local)
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        target = self.tree.inode(inode)
-        if not target.xattrs:
+        values = self._xattrs(inode)
+        if not values:
             return []
         privileged = has_capability(ctx, CAP_SYS_ADMIN)
-        return [XAttrNameT(name) for name in self.tree.xattrs.names(target, privileged=privileged)]
+        return [XAttrNameT(name) for name in self.tree.xattrs.names(values, privileged=privileged)]
+
+    def _xattrs(self, ino: InodeT) -> XattrValues:
+        """Extended attributes. What there is only a glimpse of has none."""
+        return None if self.tree.inodes.is_glimpsed(ino) else self.tree.inode(ino).xattrs
 
     @answered(local)
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -265,16 +276,28 @@ class Operations(pyfuse3.Operations):
         above = tree.parent_of(directory) if directory.links or directory.ino == 1 else directory
         if start_id < 2 and not pyfuse3.readdir_reply(token, b"..", self._entry(above), 2):
             return
-        for cookie, name, _ in folder.after(max(start_id, 2)):
-            if cookie >= stream.end:
+        for cookie, name, number in folder.after(max(start_id, 2)):
+            if cookie >= stream.end or not self._tell(token, folder, name, number, cookie):
                 return
-            inode = tree.resolve(folder, name)
-            if inode is None:
-                continue
-            if not pyfuse3.readdir_reply(token, name, self._entry(inode), cookie):
-                tree.inodes.drop_if_unused(inode)
-                return
-            inode.lookups += 1
+
+    def _tell(self, token: ReaddirToken, folder: Folder, name: bytes, number: int, cookie: int) -> bool:
+        """Put a name into the answer to `readdir`; False if there is no room."""
+        tree = self.tree
+        glimpsed = tree.glimpse(folder, name, number)
+        if glimpsed is not None:
+            shown = glance(*glimpsed, self._timeout)
+            if not pyfuse3.readdir_reply(token, FileNameT(name), shown, cookie):
+                return False
+            tree.inodes.glimpsed(*glimpsed)
+            return True
+        inode = tree.resolve(folder, name)
+        if inode is None:
+            return True
+        if not pyfuse3.readdir_reply(token, FileNameT(name), self._entry(inode), cookie):
+            tree.inodes.drop_if_unused(inode)
+            return False
+        inode.lookups += 1
+        return True
 
     @answered(remote)
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from lafsfs.errors import MountpointError
 from lafsfs.fuse import acl_mount
 from lafsfs.fuse.operations import Operations
 from lafsfs.fuse.turns import taking_turns
+from lafsfs.tree.links import Link
 from lafsfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,10 @@ class Notices:
         """The kernel was just answered what this name leads to."""
         self._untold.pop((directory, name), None)
 
+    async def let_go(self, names: Sequence[Link]) -> None:
+        """Have the kernel forget names that nobody uses."""
+        await trio.to_thread.run_sync(_let_go, names, abandon_on_cancel=True)
+
     def _put(self, notice: _Notice) -> bool:
         try:
             self._send.send_nowait(notice)
@@ -102,6 +109,12 @@ def _notify(notice: _Notice) -> None:
             pyfuse3.invalidate_entry(InodeT(notice.number), pyfuse3.FileNameT(notice.name))
     except OSError as problem:  # the kernel does not have it (any more): that is what we want
         log.debug("the kernel did not need an invalidation: %s", problem)
+
+
+def _let_go(names: Sequence[Link]) -> None:
+    for directory, name in names:
+        with contextlib.suppress(OSError):  # it has forgotten it already
+            pyfuse3.invalidate_entry(InodeT(directory), pyfuse3.FileNameT(name))
 
 
 async def serve(

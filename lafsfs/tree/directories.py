@@ -116,6 +116,18 @@ class Folder:
         self.stored_names, self.attempts, self.removed, self.returned = {}, {}, {}, {}
         self.checked = float("-inf")
 
+    @property
+    def differs(self) -> bool:
+        """Whether more is known here than the grid tells: what changed, what is on its way, what went wrong."""
+        ours = self.pending, self.publishing, self.attempts, self.removed, self.put_back, self.returned
+        return any(ours) or self.again or self.behind or self.kept_since is not None
+
+    def unload(self) -> None:
+        """Forget what the grid tells; it is read again when somebody asks. Nothing `differs`."""
+        self.start_over(self.node)
+        self.kids, self._listed, self._cookies = {}, [], []
+        self._listed_until = FIRST_COOKIE
+
     def lay_journal(self) -> None:
         """Show the pending names over what was adopted."""
         for name, pending in self.pending.items():

@@ -44,7 +44,7 @@ class Finder:
 
     async def find(self, ino: int) -> Inode:
         """The inode with that number; ESTALE if there is none, or none was found in time."""
-        inode = self._tree.inodes.get(ino) or await self._by_hint(ino)
+        inode = self._tree.known(ino) or await self._by_hint(ino)
         if inode is None:
             with trio.move_on_after(_SEARCH) as scope:
                 inode = await self._by_search(ino)

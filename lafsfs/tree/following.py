@@ -21,6 +21,7 @@ from lafsfs.tree.entries import subdirectories
 from lafsfs.tree.half_written import when_written
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kept import KeptDirectories
+from lafsfs.tree.links import Link
 from lafsfs.tree.removals import ensure_linked, keep_linked
 from lafsfs.tree.resolving import Resolving
 from lafsfs.tree.torn import Torn
@@ -199,9 +200,17 @@ class Following(Resolving):
             # A number that was given up may have gone to another entry that carries it since.
             if old is not None and (folder.inode.ino, name) in old.links:
                 self._update(folder, name, old)
-            elif name in folder.kids:
-                folder.show(name, UNKNOWN)
+            else:
+                if name in folder.kids:
+                    folder.show(name, UNKNOWN)
+                self._lose_sight(before, (folder.inode.ino, name))
             yield name, before
+
+    def _lose_sight(self, number: int, link: Link) -> None:
+        glimpse = self.inodes.glimpse(number) if number != UNKNOWN else None
+        if glimpse is not None and glimpse.leads(*link):
+            self.inodes.lose_sight(number)
+            self.kernel.inode_changed(number, content=True)  # it may have been open once
 
     def may_be_on_grid(self, directory: Inode) -> bool:
         """Whether names in it matter: others may have moved what they seem to have removed."""

@@ -6,9 +6,11 @@ import hashlib
 import secrets
 import stat
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from lafsfs.tree.attributes import Attributes
+from lafsfs.tree.glimpses import NOWHERE, Glimpse, Glimpses
 from lafsfs.tree.links import Link, Links, with_link, without_link
 from lafsfs.tree.staging import StagedFile
 
@@ -42,7 +44,7 @@ class Inode:
     """One file, directory or special file.
 
     `content` is None when the bytes are those of `caps`. `caps` is None when the object is not on the grid yet.
-    `anchors` counts the inodes in memory whose names are in this directory.
+    `anchors` counts the inodes and glimpses in memory whose names are in this directory.
     `hint` is where a directory was when the journal last heard of it; it is no link, and may be out of date.
     `extra` holds metadata keys of other clients that must survive a rename. `pending` counts the changed edges that
     lead here; `stored` says whether the journal has a row. `version` grows with every change of content, `edition` with
@@ -158,6 +160,17 @@ class Inode:
         held = self.lookups > 0 or self.opens > 0 or self.anchors > 0 or len(self.links) > 1
         return not held and not self.stored and self.ino != ROOT
 
+    @property
+    def reducible(self) -> bool:
+        """Whether nobody uses this object but the kernel, which remembers it, and nothing is known but of its entry."""
+        used = (
+            self.opens or self.anchors or self.pending or self.stored or self.lookups <= 0 or self.nlink != 1
+        )
+        special = (
+            self.alias is not None or self.lost is not None or self.born is not None or self.hint is not None
+        )
+        return not used and not special and not self.followed and self.content is None
+
     def row(self) -> list[object]:
         """The journal's form of this inode."""
         content: list[object] | None = None
@@ -180,15 +193,21 @@ class Inode:
 
 
 class InodeTable:
-    """All inodes in memory, by number."""
+    """All inodes in memory, by number, and glimpses of what else the kernel knows (glimpses.py)."""
 
     def __init__(self) -> None:
         self._inodes: dict[int, Inode] = {}
+        self._glimpses = Glimpses()
         self.dropped: Callable[[int, int], None] = lambda ino, directory: None  # told of what is forgotten
         # 63 bits; 16 million numbers to the next start.
         self._last_number = (secrets.randbits(38) | 1 << 38) << 24
 
     def __len__(self) -> int:
+        return len(self._inodes) + len(self._glimpses)
+
+    @property
+    def whole(self) -> int:
+        """How many there are that are more than glimpses."""
         return len(self._inodes)
 
     def __iter__(self) -> Iterator[Inode]:
@@ -201,7 +220,58 @@ class InodeTable:
         return self._inodes.get(ino)
 
     def add(self, inode: Inode) -> None:
+        """Have an inode there; the references that the kernel has to a glimpse of it are its own from now on."""
         self._inodes[inode.ino] = inode
+        glimpse = self._glimpses.pop(inode.ino)
+        if glimpse is not None:
+            inode.lookups += glimpse.lookups
+            inode.followed = glimpse.directory == NOWHERE
+            if glimpse.link not in inode.links:  # a request that is under way may still have had it
+                self._count_anchor(glimpse.directory, -1)
+
+    def oldest(self, count: int) -> Iterator[Inode]:
+        """So many inodes, those first that were added or given here longest ago."""
+        for number in list(islice(self._inodes, count)):
+            inode = self._inodes[number] = self._inodes.pop(number)
+            yield inode
+
+    # --- glimpses ------------------------------------------------------------------------------------
+
+    def glimpse(self, ino: int) -> Glimpse | None:
+        """What is known of a file of which there is no inode."""
+        return self._glimpses.get(ino)
+
+    def is_glimpsed(self, ino: int) -> bool:
+        """Whether a glimpse is all there is of a number, and leads somewhere."""
+        glimpse = self._glimpses.get(ino)
+        return glimpse is not None and glimpse.directory != NOWHERE
+
+    def glimpsed(self, ino: int, glimpse: Glimpse) -> None:
+        """The kernel was told once more of a file of which there is no inode; `glimpse` as it was before."""
+        known = self._glimpses.get(ino)
+        if known is None or known.directory == NOWHERE:
+            self._count_anchor(glimpse.directory, +1)
+        self._glimpses.put(ino, glimpse.known(1))
+
+    def reduce(self, inode: Inode, glimpse: Glimpse) -> None:
+        """Keep nothing but a glimpse of a file that nobody uses."""
+        self._count_anchor(glimpse.directory, +1)
+        self._glimpses.put(inode.ino, glimpse)
+        inode.lookups = 0
+        self.drop_if_unused(inode)
+
+    def lose_sight(self, ino: int) -> None:
+        """What a glimpse was of is not under its name any more; the kernel still has its references."""
+        glimpse = self._glimpses.get(ino)
+        if glimpse is not None and glimpse.directory != NOWHERE:
+            self._glimpses.put(ino, Glimpse(NOWHERE, b"", glimpse.lookups, b""))
+            self._release(glimpse.directory)
+
+    def oldest_glimpses(self, count: int) -> Iterator[Link]:
+        """The names of so many of those that were had or given here longest ago."""
+        return self._glimpses.oldest(count)
+
+    # --- names ---------------------------------------------------------------------------------------
 
     def drop_if_unused(self, inode: Inode) -> None:
         """Forget an inode that can be built again, and the directories that only it held."""
@@ -218,15 +288,18 @@ class InodeTable:
         link = (directory, name)
         if link not in inode.links:
             inode.links = with_link(inode.links, link)
-            parent = self._inodes.get(directory)
-            if parent is not None:
-                parent.anchors += 1
+            self._count_anchor(directory, +1)
 
     def unlink(self, inode: Inode, directory: int, name: bytes) -> None:
         """`name` in `directory` leads somewhere else now."""
         if (directory, name) in inode.links:
             inode.links = without_link(inode.links, (directory, name))
             self._release(directory)
+
+    def _count_anchor(self, directory: int, more: int) -> None:
+        parent = self._inodes.get(directory)
+        if parent is not None:
+            parent.anchors += more
 
     def _release(self, directory: int) -> None:
         parent = self._inodes.get(directory)
@@ -240,12 +313,26 @@ class InodeTable:
         if inode is not None:
             inode.lookups -= count
             self.drop_if_unused(inode)
+        else:
+            self._forget_glimpse(ino, count)
+
+    def _forget_glimpse(self, ino: int, count: int) -> None:
+        glimpse = self._glimpses.get(ino)
+        if glimpse is None:
+            return
+        if glimpse.lookups > count:
+            self._glimpses.put(ino, glimpse.known(-count))
+            return
+        self._glimpses.pop(ino)
+        if glimpse.directory != NOWHERE:
+            self.dropped(ino, glimpse.directory)
+            self._release(glimpse.directory)
 
     def fresh_number(self) -> int:
         """A number never used before: a random start for every mount, then ascending (neighbours in the journal)."""
         while True:
             self._last_number += 1
-            if self._last_number not in self._inodes:
+            if self._last_number not in self._inodes and self._last_number not in self._glimpses:
                 return self._last_number
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from lafsfs.tree.links import Link
 
 
 class Kernel(Protocol):
@@ -19,6 +22,9 @@ class Kernel(Protocol):
     def asked(self, directory: int, name: bytes) -> None:
         """It was just answered what this name leads to."""
 
+    async def let_go(self, names: Sequence[Link]) -> None:
+        """Have it forget names that nobody uses. Returns when it was asked; what it forgets it tells later."""
+
 
 class NoKernel:
     """Nobody caches anything."""
@@ -34,4 +40,7 @@ class NoKernel:
         return True
 
     def asked(self, directory: int, name: bytes) -> None:
+        """Nothing to do."""
+
+    async def let_go(self, names: Sequence[Link]) -> None:
         """Nothing to do."""

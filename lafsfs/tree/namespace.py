@@ -11,6 +11,7 @@ from lafsfs.tree import acl
 from lafsfs.tree.attributes import born_with, new_attributes, now
 from lafsfs.tree.change import Change
 from lafsfs.tree.directories import NAME_MAX, Folder
+from lafsfs.tree.glimpses import Glimpse
 from lafsfs.tree.inodes import Inline, Inode, Staged
 from lafsfs.tree.new_files import inherited
 
@@ -51,6 +52,17 @@ class Namespace:
             await self._tree.hard_links.refresh(inode)
             inode = self._child(folder, name)
         return await self._tree.measured(inode)
+
+    def glimpse(self, parent: int, name: bytes) -> tuple[int, Glimpse] | None:
+        """As `lookup`, if the directory is at hand and there is a glimpse of what the name leads to (resolving.py)."""
+        inode = self._tree.inodes.get(parent)
+        folder = inode.folder if inode is not None and inode.nlink > 0 else None
+        kid = folder.kids.get(name) if folder is not None else None
+        if folder is None or kid is None or not self._tree.inodes.is_glimpsed(kid[1]):
+            return None
+        if name in folder.hidden or not self._tree.is_fresh(folder):
+            return None
+        return self._tree.glimpse(folder, name, kid[1])
 
     def _child(self, folder: Folder, name: bytes) -> Inode:
         inode = self._tree.resolve(folder, name) if folder.inode.nlink > 0 else None

@@ -11,11 +11,13 @@ from lafsfs.errors import LafsError
 from lafsfs.tree.change import Change, repend
 from lafsfs.tree.directories import UNKNOWN, Folder
 from lafsfs.tree.entries import directory_cap, see
+from lafsfs.tree.glimpses import Glimpse
 from lafsfs.tree.inodes import ROOT, Inode, InodeTable, derived_number
 from lafsfs.tree.kernel import Kernel
 from lafsfs.tree.links import Link
 from lafsfs.tree.moves import above_itself, take_away
 from lafsfs.tree.options import TreeOptions
+from lafsfs.tree.plain_entries import plain
 from lafsfs.tree.seen import Seen
 
 if TYPE_CHECKING:
@@ -65,6 +67,67 @@ class Resolving:
             raise OSError(errno.EIO, "an entry without an object")
         return self._from_grid(folder, name, self.see(folder, raw))
 
+    def known(self, number: int, besides: Link | None = None) -> Inode | None:
+        """The inode with this number, made from a glimpse if there is one, by another name than `besides`."""
+        inode = self.inodes.get(number)
+        glimpse = self.inodes.glimpse(number) if inode is None else None
+        if glimpse is None or (besides is not None and glimpse.leads(*besides)):
+            return inode
+        above = self.inodes.get(glimpse.directory)
+        if above is None or above.folder is None:
+            return None
+        above.anchors += 1
+        self.inodes.lose_sight(number)  # if it is found, it takes the references of the kernel over
+        try:
+            inode = self.resolve(above.folder, glimpse.name)
+        except OSError as problem:
+            log.debug("a file that was listed cannot be found again: %s", problem.strerror)
+        above.anchors -= 1
+        self.inodes.drop_if_unused(above)
+        if inode is None or inode.ino != number:
+            return None
+        inode.followed = False
+        return inode
+
+    def glimpse(self, folder: Folder, name: bytes, number: int) -> tuple[int, Glimpse] | None:
+        """What a name leads to, its number first, if no inode is needed to tell. The kernel has to be told of it, and
+        `InodeTable.glimpsed` then. `number` is the one that the name has, or UNKNOWN.
+        """
+        if number in self.inodes or name in folder.pending:
+            return None
+        directory = folder.inode.ino
+        before = self.inodes.glimpse(number)
+        if before is not None and before.directory == directory and before.name == name:
+            return number, before
+        raw = folder.base_raw(name)
+        seen = plain(raw) if raw is not None else None
+        if seen is None or seen.ino is None or seen.ino <= ROOT or seen.nlink != 1:
+            return None
+        if number not in (UNKNOWN, seen.ino) or seen.ino in self.inodes:
+            return None
+        before = self.inodes.glimpse(seen.ino)
+        if before is not None and not before.leads(directory, name):
+            return None
+        if number == UNKNOWN:
+            folder.show(name, seen.ino)
+        return seen.ino, Glimpse.of((directory, name), seen.attributes, before.lookups if before else 0)
+
+    def reduce(self, inode: Inode) -> bool:
+        """Keep nothing but a glimpse of an inode, if its entry tells all that there is to know of it."""
+        link = inode.first_link
+        above = self.inodes.get(link[0]) if link is not None and len(inode.links) == 1 else None
+        folder = above.folder if above is not None else None
+        if link is None or folder is None or not inode.reducible or link[1] in folder.pending:
+            return False
+        if folder.kids.get(link[1], (0, UNKNOWN))[1] != inode.ino:
+            return False
+        raw = folder.base_raw(link[1])
+        seen = plain(raw) if raw is not None else None
+        if seen != Seen(inode.attributes, inode.caps or (b"", b""), inode.ino, 1, inode.xattrs, inode.extra):
+            return False
+        self.inodes.reduce(inode, Glimpse.of(link, inode.attributes, inode.lookups))
+        return True
+
     def _orphan(self, folder: Folder, name: bytes, known: Inode | None) -> None:
         """A name turns out to lead to a directory above it: no inode is found by that name any more."""
         if known is None or known.folder is None:
@@ -81,10 +144,11 @@ class Resolving:
     def _from_grid(self, folder: Folder, name: bytes, seen: Seen) -> Inode:
         directory = folder.inode.ino
         number = (self._journalled(directory, name, seen) if self.journalled else None) or seen.ino
-        there = self.inodes.get(number) if number else None
+        link = directory, name
+        there = self.known(number, link) if number else None
         if number is None or number <= ROOT or (there is not None and not self._is_same(there, seen)):
             number = derived_number(directory, name)
-            there = self.inodes.get(number)
+            there = self.known(number, link)
         if there is not None and not self._is_same(there, seen):
             number = self.inodes.fresh_number()
             there = None

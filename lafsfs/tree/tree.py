@@ -44,6 +44,7 @@ from lafsfs.tree.staging import StagingArea
 from lafsfs.tree.status import TreeStatus, status_of
 from lafsfs.tree.syncing import Syncer
 from lafsfs.tree.torn import Torn
+from lafsfs.tree.trimming import Trimming
 from lafsfs.tree.viewing import Viewing
 from lafsfs.tree.walking import Walks
 from lafsfs.tree.xattrs import ExtendedAttributes
@@ -64,7 +65,8 @@ class Tree(Viewing):
         self.errors: deque[str] = deque(maxlen=500)
         self.conflicts: deque[str] = deque(maxlen=200)
         self.last_request = float("-inf")  # trio time at which a program last asked for something,
-        self.requests = 0  # and how many times programs did
+        self.requests = 0  # how many times programs did,
+        self.running = 0  # and how many of them are not answered yet
         self._frozen = False
         # Directories in and below which nothing changes for a while (stillness.py).
         self.stilled: set[int] = set()
@@ -100,6 +102,7 @@ class Tree(Viewing):
         self.guard = Guard(self)
         self.mending = Mending(self)
         self.pushback = Pushback(self)
+        self.trimming = Trimming(self)
         self._make_root(root)
 
     def _make_root(self, root: DirCap) -> None:
@@ -328,6 +331,7 @@ async def open_tree(
             nursery.start_soon(tree.walks.run)
             nursery.start_soon(tree.guard.run)
             nursery.start_soon(tree.mending.run)
+            nursery.start_soon(tree.trimming.run)
             try:
                 yield tree
             finally:

@@ -31,7 +31,7 @@ class Viewing(Following, Measuring):
 
     def inode(self, ino: int) -> Inode:
         """An inode the kernel knows; ESTALE if it does not exist any more."""
-        inode = self.inodes.get(ino)
+        inode = self.known(ino)
         if inode is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return inode
@@ -102,7 +102,8 @@ class Viewing(Following, Measuring):
 
     async def load(self, folder: Folder) -> None:
         """Read a directory for the first time; without the grid, as it was last seen. The caller holds its lock."""
-        folder.adopt(await self._newest_or_kept(folder))
+        for name, before in folder.adopt(await self._newest_or_kept(folder)):
+            self._lose_sight(before, (folder.inode.ino, name))
         folder.lay_journal()
         folder.checked = trio.current_time()
         folder.loaded = True

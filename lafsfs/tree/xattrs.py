@@ -26,6 +26,8 @@ SPACE_MAX = 256 * 1024
 NAMESPACES = (b"user.", b"trusted.", b"security.")
 PRIVILEGED = b"trusted."
 
+XattrValues = dict[bytes, bytes] | None
+
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
@@ -37,19 +39,18 @@ class ExtendedAttributes:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def get(self, inode: Inode, name: bytes) -> bytes:
-        """The value; ENODATA if there is none, EOPNOTSUPP for ACLs of a tree opened without them."""
+    def get(self, values: XattrValues, name: bytes) -> bytes:
+        """One of these values; ENODATA if there is none, EOPNOTSUPP for ACLs of a tree opened without them."""
         self._check_acl(name)
-        values = inode.xattrs
         if not values or name not in values:
             raise _error(errno.ENODATA)
         return values[name]
 
-    def names(self, inode: Inode, *, privileged: bool) -> list[bytes]:
+    def names(self, values: XattrValues, *, privileged: bool) -> list[bytes]:
         """Those that are shown: trusted.* to the privileged only, ACLs only where they are in use."""
         hidden: tuple[bytes, ...] = () if self._tree.options.acl else acl.NAMES
         hidden += () if privileged else (PRIVILEGED,)
-        return [name for name in inode.xattrs or () if not name.startswith(hidden)]
+        return [name for name in values or () if not name.startswith(hidden)]
 
     def set(
         self,

@@ -80,7 +80,7 @@ async def test_values_of_the_attribute(nodes: NodeMaker, tmp_path: Path) -> None
                 await fs.setxattr(path, ATTRIBUTE, value)
         for value in (b"chk", b"sdmf", b"mdmf"):
             await fs.setxattr("dir", ATTRIBUTE, value)
-            assert fs.tree.xattrs.names(await fs.find("dir"), privileged=False) == [ATTRIBUTE]
+            assert fs.tree.xattrs.names((await fs.find("dir")).xattrs, privileged=False) == [ATTRIBUTE]
         await fs.removexattr("dir", ATTRIBUTE)
         assert (await fs.find("dir")).xattrs is None
 

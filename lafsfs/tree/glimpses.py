@@ -1,0 +1,78 @@
+"""Files that the kernel knows from a listing, or from longer ago, and that nobody is using: there may be very many.
+
+Of such a file no inode is kept, but a glimpse: the name that leads to it, what stat shows, and how many references the
+kernel has. That takes a third of the memory. Whoever asks for more gets an inode, made anew from the entry.
+Only immutable files on the grid that have one name, no extended attributes, and nothing unpublished are treated so.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple, Self
+
+from lafsfs.tree.attributes import Attributes
+from lafsfs.tree.links import Link
+
+NOWHERE = 0  # the directory of a glimpse whose name leads to something else now
+_ATTRIBUTES = struct.Struct("<IIIIQqqqq")
+
+
+class Glimpse(NamedTuple):
+    """One file. `packed` are its attributes."""
+
+    directory: int
+    name: bytes
+    lookups: int
+    packed: bytes
+
+    @classmethod
+    def of(cls, link: Link, attributes: Attributes, lookups: int = 0) -> Self:
+        return cls(*link, lookups, _ATTRIBUTES.pack(*attributes))
+
+    @property
+    def attributes(self) -> Attributes:
+        return Attributes._make(_ATTRIBUTES.unpack(self.packed))
+
+    @property
+    def link(self) -> Link:
+        return self.directory, self.name
+
+    def leads(self, directory: int, name: bytes) -> bool:
+        """Whether this name leads there, or none that is known does."""
+        return self.directory == NOWHERE or (self.directory == directory and self.name == name)
+
+    def known(self, more: int) -> Glimpse:
+        """The same when the kernel has so many references more."""
+        return Glimpse(self.directory, self.name, self.lookups + more, self.packed)
+
+
+class Glimpses:
+    """All glimpses of a mount, by inode number."""
+
+    def __init__(self) -> None:
+        self._glimpses: dict[int, Glimpse] = {}
+
+    def __len__(self) -> int:
+        return len(self._glimpses)
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._glimpses
+
+    def get(self, ino: int) -> Glimpse | None:
+        """What there is of a number, also if that leads nowhere any more."""
+        return self._glimpses.get(ino)
+
+    def put(self, ino: int, glimpse: Glimpse) -> None:
+        self._glimpses[ino] = glimpse
+
+    def pop(self, ino: int) -> Glimpse | None:
+        return self._glimpses.pop(ino, None) if self._glimpses else None
+
+    def oldest(self, count: int) -> Iterator[Link]:
+        """The names of so many, those first that were put or given here longest ago."""
+        for number in list(islice(self._glimpses, count)):
+            glimpse = self._glimpses[number] = self._glimpses.pop(number)
+            if glimpse.directory != NOWHERE:
+                yield glimpse.link
