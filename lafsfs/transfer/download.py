@@ -78,7 +78,8 @@ class ChkReader:
         for segnum in range(first, last + 1):
             horizon = min(limit, (segnum + 1) * segsize - 1 + max(ahead, _AHEAD_OF_ONE_READ))
             most = segnum + _REQUESTS_AHEAD * file.segments_per_request
-            self._start(file, segnum, min(most, max(segnum, horizon // segsize)))
+            if file.params.num_segments > 1:
+                self._start(file, segnum, min(most, max(segnum, horizon // segsize)))
             segment = await self._segment(file, segnum)
             begin = max(0, offset - segnum * segsize)
             end = min(len(segment), offset + size - segnum * segsize)
@@ -139,15 +140,28 @@ class ChkReader:
         key = (self._pin, segnum)
         while (segment := self._memory.get(key)) is None:
             fetch = self._memory.fetching.get(key)
-            if fetch is None:
+            if fetch is None and file.params.num_segments == 1:
+                fetch = await self._fetch_the_only_one(file)
+            elif fetch is None:
                 self._start(file, segnum, segnum)
                 fetch = self._memory.fetching[key]
-            await fetch.done.wait()
+            if not fetch.done.is_set():
+                await fetch.done.wait()
             if fetch.error is not None:
                 raise fetch.error
             if segnum in fetch.segments:
                 return fetch.segments[segnum]
         return segment
+
+    async def _fetch_the_only_one(self, file: _OpenFile) -> Fetch:
+        """Fetch the segment of a small file for a reader who waits for it, without a task in the background."""
+        fetch = self._memory.fetching[self._pin, 0] = Fetch()
+        try:
+            await self._fetch(file, 0, 0, fetch)
+        except trio.Cancelled:
+            fetch.error = None  # whoever waits for it too fetches it again
+            raise
+        return fetch
 
     def _start(self, file: _OpenFile, first: int, last: int) -> None:
         """Start fetching those of the segments `first` to `last` that are neither here nor on their way."""
@@ -243,6 +257,8 @@ class ChkReader:
 
     async def _learn_leaves(self, file: _OpenFile, first: int, last: int) -> None:
         """Have the ciphertext hashes of these segments, checked up to the root in the UEB."""
+        if file.leaves.get(first) is not None and file.leaves.get(last) is not None:
+            return
         async with self._learning:
             for segnum in sorted({first, last}):
                 if file.leaves.get(segnum) is None:
