@@ -283,7 +283,7 @@ class Operations(pyfuse3.Operations):
     def _tell(self, token: ReaddirToken, folder: Folder, name: bytes, number: int, cookie: int) -> bool:
         """Put a name into the answer to `readdir`; False if there is no room."""
         tree = self.tree
-        glimpsed = tree.glimpse(folder, name, number)
+        glimpsed = tree.glimpse(folder, name, number) if tree.inodes.get(number) is None else None
         if glimpsed is not None:
             shown = glance(*glimpsed, self._timeout)
             if not pyfuse3.readdir_reply(token, FileNameT(name), shown, cookie):

@@ -91,9 +91,9 @@ class Resolving:
 
     def glimpse(self, folder: Folder, name: bytes, number: int) -> tuple[int, Glimpse] | None:
         """What a name leads to, its number first, if no inode is needed to tell. The kernel has to be told of it, and
-        `InodeTable.glimpsed` then. `number` is the one that the name has, or UNKNOWN.
+        `InodeTable.glimpsed` then. `number` is the one that the name has, of which there is no inode, or UNKNOWN.
         """
-        if number in self.inodes or name in folder.pending:
+        if name in folder.pending:
             return None
         directory = folder.inode.ino
         before = self.inodes.glimpse(number)

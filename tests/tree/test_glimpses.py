@@ -39,7 +39,7 @@ class Listing:
         folder = await tree.folder((await self.fs.find(path)).ino)
         found: dict[bytes, int] = {}
         for _, name, number in folder.after(2):
-            glimpsed = tree.glimpse(folder, name, number)
+            glimpsed = tree.glimpse(folder, name, number) if tree.inodes.get(number) is None else None
             if glimpsed is not None:
                 tree.inodes.glimpsed(*glimpsed)
                 found[name] = glimpsed[0]
