@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -113,8 +112,7 @@ def _notify(notice: _Notice) -> None:
 
 def _let_go(names: Sequence[Link]) -> None:
     for directory, name in names:
-        with contextlib.suppress(OSError):  # it has forgotten it already
-            pyfuse3.invalidate_entry(InodeT(directory), pyfuse3.FileNameT(name))
+        _notify(_Notice(directory, name, content=False))
 
 
 async def serve(

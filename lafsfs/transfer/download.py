@@ -343,11 +343,8 @@ class ChkReader:
         checked = ChkShare(share.server, self._cap.verify_cap(), share.shnum)
         try:
             await checked.blocks(first, last)
-        except ServerError as error:
-            self._finder.failed(share, error)
-            return False
-        except FormatError as error:
-            await self._finder.corrupt(share, str(error))
+        except (ServerError, FormatError) as error:
+            await self._finder.rejected(share, error)
             return False
         # Good after all: if its layout is another than that of the others, it was read at the wrong place.
         share.layout = (await checked.hashes()).layout

@@ -121,10 +121,8 @@ class ShareFinder:
             return None
         try:
             return {share: await job(share)}
-        except ServerError as error:
-            self.failed(share, error)
-        except FormatError as error:
-            await self.corrupt(share, str(error))
+        except (ServerError, FormatError) as error:
+            await self.rejected(share, error)
         return None
 
     def best(self, taken: set[int], busy: set[ShareSource]) -> ShareSource | None:
@@ -189,6 +187,13 @@ class ShareFinder:
         for shnum in sorted(numbers):
             if shnum < self._n and (server, shnum) not in self._corrupt | known:
                 self._shares.append(ShareSource(server, self._storage_index, shnum))
+
+    async def rejected(self, share: ShareSource, error: LafsError) -> None:
+        """Take a share out: its server failed, or what it gave cannot be part of a share."""
+        if isinstance(error, ServerError):
+            self.failed(share, error)
+        else:
+            await self.corrupt(share, str(error))
 
     def failed(self, share: ShareSource, error: LafsError) -> None:
         """Take a share out because its server failed or does not have it."""
@@ -300,10 +305,8 @@ class _Gathering(Generic[T]):
         if outcome.error is None:
             if share.shnum not in {other.shnum for other in self._results}:
                 self._results[share] = outcome.value  # type: ignore[assignment]
-        elif isinstance(outcome.error, ServerError):
-            self._finder.failed(share, outcome.error)
         else:
-            await self._finder.corrupt(share, str(outcome.error))
+            await self._finder.rejected(share, outcome.error)
 
     def _mark_lagging(self, due: float) -> None:
         for share, start in self._running.items():

@@ -8,8 +8,6 @@ Only immutable files on the grid that have one name, no extended attributes, and
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple, Self
 
 from lafsfs.tree.attributes import Attributes
@@ -41,38 +39,8 @@ class Glimpse(NamedTuple):
 
     def leads(self, directory: int, name: bytes) -> bool:
         """Whether this name leads there, or none that is known does."""
-        return self.directory == NOWHERE or (self.directory == directory and self.name == name)
+        return self.directory == NOWHERE or self.link == (directory, name)
 
     def known(self, more: int) -> Glimpse:
         """The same when the kernel has so many references more."""
         return Glimpse(self.directory, self.name, self.lookups + more, self.packed)
-
-
-class Glimpses:
-    """All glimpses of a mount, by inode number."""
-
-    def __init__(self) -> None:
-        self._glimpses: dict[int, Glimpse] = {}
-
-    def __len__(self) -> int:
-        return len(self._glimpses)
-
-    def __contains__(self, ino: int) -> bool:
-        return ino in self._glimpses
-
-    def get(self, ino: int) -> Glimpse | None:
-        """What there is of a number, also if that leads nowhere any more."""
-        return self._glimpses.get(ino)
-
-    def put(self, ino: int, glimpse: Glimpse) -> None:
-        self._glimpses[ino] = glimpse
-
-    def pop(self, ino: int) -> Glimpse | None:
-        return self._glimpses.pop(ino, None) if self._glimpses else None
-
-    def oldest(self, count: int) -> Iterator[Link]:
-        """The names of so many, those first that were put or given here longest ago."""
-        for number in list(islice(self._glimpses, count)):
-            glimpse = self._glimpses[number] = self._glimpses.pop(number)
-            if glimpse.directory != NOWHERE:
-                yield glimpse.link

@@ -7,10 +7,10 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lafsfs.tree.attributes import Attributes
-from lafsfs.tree.glimpses import NOWHERE, Glimpse, Glimpses
+from lafsfs.tree.glimpses import NOWHERE, Glimpse
 from lafsfs.tree.links import Link, Links, with_link, without_link
 from lafsfs.tree.staging import StagedFile
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lafsfs.tree.directories import Folder
 
 ROOT = 1
+
+T = TypeVar("T")
 
 Caps = tuple[bytes, bytes]  # (rw_uri, ro_uri) as a directory entry holds them; b"" where there is none
 
@@ -161,15 +163,16 @@ class Inode:
         return not held and not self.stored and self.ino != ROOT
 
     @property
+    def idle(self) -> bool:
+        """Whether the kernel remembers this object, but nobody uses it, and all of it is on the grid."""
+        used = self.opens or self.pending or self.stored or self.lookups <= 0
+        return not used and not self.dirty
+
+    @property
     def reducible(self) -> bool:
-        """Whether nobody uses this object but the kernel, which remembers it, and nothing is known but of its entry."""
-        used = (
-            self.opens or self.anchors or self.pending or self.stored or self.lookups <= 0 or self.nlink != 1
-        )
-        special = (
-            self.alias is not None or self.lost is not None or self.born is not None or self.hint is not None
-        )
-        return not used and not special and not self.followed and self.content is None
+        """Whether it is idle, and nothing may be known of it but what its entry tells."""
+        special = (self.alias, self.lost, self.born, self.hint) != (None, None, None, None)
+        return self.idle and not special and not self.followed and not self.anchors and self.nlink == 1
 
     def row(self) -> list[object]:
         """The journal's form of this inode."""
@@ -197,7 +200,7 @@ class InodeTable:
 
     def __init__(self) -> None:
         self._inodes: dict[int, Inode] = {}
-        self._glimpses = Glimpses()
+        self._glimpses: dict[int, Glimpse] = {}
         self.dropped: Callable[[int, int], None] = lambda ino, directory: None  # told of what is forgotten
         # 63 bits; 16 million numbers to the next start.
         self._last_number = (secrets.randbits(38) | 1 << 38) << 24
@@ -222,7 +225,7 @@ class InodeTable:
     def add(self, inode: Inode) -> None:
         """Have an inode there; the references that the kernel has to a glimpse of it are its own from now on."""
         self._inodes[inode.ino] = inode
-        glimpse = self._glimpses.pop(inode.ino)
+        glimpse = self._glimpses.pop(inode.ino, None)
         if glimpse is not None:
             inode.lookups += glimpse.lookups
             inode.followed = glimpse.directory == NOWHERE
@@ -231,9 +234,7 @@ class InodeTable:
 
     def oldest(self, count: int) -> Iterator[Inode]:
         """So many inodes, those first that were added or given here longest ago."""
-        for number in list(islice(self._inodes, count)):
-            inode = self._inodes[number] = self._inodes.pop(number)
-            yield inode
+        return _oldest(self._inodes, count)
 
     # --- glimpses ------------------------------------------------------------------------------------
 
@@ -248,15 +249,14 @@ class InodeTable:
 
     def glimpsed(self, ino: int, glimpse: Glimpse) -> None:
         """The kernel was told once more of a file of which there is no inode; `glimpse` as it was before."""
-        known = self._glimpses.get(ino)
-        if known is None or known.directory == NOWHERE:
+        if not self.is_glimpsed(ino):
             self._count_anchor(glimpse.directory, +1)
-        self._glimpses.put(ino, glimpse.known(1))
+        self._glimpses[ino] = glimpse.known(1)
 
     def reduce(self, inode: Inode, glimpse: Glimpse) -> None:
         """Keep nothing but a glimpse of a file that nobody uses."""
         self._count_anchor(glimpse.directory, +1)
-        self._glimpses.put(inode.ino, glimpse)
+        self._glimpses[inode.ino] = glimpse
         inode.lookups = 0
         self.drop_if_unused(inode)
 
@@ -264,12 +264,13 @@ class InodeTable:
         """What a glimpse was of is not under its name any more; the kernel still has its references."""
         glimpse = self._glimpses.get(ino)
         if glimpse is not None and glimpse.directory != NOWHERE:
-            self._glimpses.put(ino, Glimpse(NOWHERE, b"", glimpse.lookups, b""))
+            self._glimpses[ino] = Glimpse(NOWHERE, b"", glimpse.lookups, b"")
             self._release(glimpse.directory)
 
     def oldest_glimpses(self, count: int) -> Iterator[Link]:
         """The names of so many of those that were had or given here longest ago."""
-        return self._glimpses.oldest(count)
+        glimpses = _oldest(self._glimpses, count)
+        return (glimpse.link for glimpse in glimpses if glimpse.directory != NOWHERE)
 
     # --- names ---------------------------------------------------------------------------------------
 
@@ -321,9 +322,9 @@ class InodeTable:
         if glimpse is None:
             return
         if glimpse.lookups > count:
-            self._glimpses.put(ino, glimpse.known(-count))
+            self._glimpses[ino] = glimpse.known(-count)
             return
-        self._glimpses.pop(ino)
+        del self._glimpses[ino]
         if glimpse.directory != NOWHERE:
             self.dropped(ino, glimpse.directory)
             self._release(glimpse.directory)
@@ -334,6 +335,13 @@ class InodeTable:
             self._last_number += 1
             if self._last_number not in self._inodes and self._last_number not in self._glimpses:
                 return self._last_number
+
+
+def _oldest(table: dict[int, T], count: int) -> Iterator[T]:
+    """The first `count` of a table, each of which becomes its last."""
+    for number in list(islice(table, count)):
+        one = table[number] = table.pop(number)
+        yield one
 
 
 def derived_number(directory: int, name: bytes) -> int:

@@ -86,7 +86,7 @@ class Resolving:
         self.inodes.drop_if_unused(above)
         if inode is None or inode.ino != number:
             return None
-        inode.followed = False
+        inode.followed = False  # the kernel was told what it shows
         return inode
 
     def glimpse(self, folder: Folder, name: bytes, number: int) -> tuple[int, Glimpse] | None:
@@ -95,9 +95,9 @@ class Resolving:
         """
         if name in folder.pending:
             return None
-        directory = folder.inode.ino
+        link = folder.inode.ino, name
         before = self.inodes.glimpse(number)
-        if before is not None and before.directory == directory and before.name == name:
+        if before is not None and before.link == link:
             return number, before
         raw = folder.base_raw(name)
         seen = plain(raw) if raw is not None else None
@@ -106,11 +106,11 @@ class Resolving:
         if number not in (UNKNOWN, seen.ino) or seen.ino in self.inodes:
             return None
         before = self.inodes.glimpse(seen.ino)
-        if before is not None and not before.leads(directory, name):
+        if before is not None and not before.leads(*link):
             return None
         if number == UNKNOWN:
             folder.show(name, seen.ino)
-        return seen.ino, Glimpse.of((directory, name), seen.attributes, before.lookups if before else 0)
+        return seen.ino, Glimpse.of(link, seen.attributes, before.lookups if before else 0)
 
     def reduce(self, inode: Inode) -> bool:
         """Keep nothing but a glimpse of an inode, if its entry tells all that there is to know of it."""

@@ -68,9 +68,10 @@ class Trimming:
             if len(names) < _AT_ONCE:
                 looked_at = list(self._tree.inodes.oldest(_LOOKED_AT))
                 names += (link for inode in looked_at if (link := _dispensable(inode)) is not None)
+                del names[_AT_ONCE:]
             if not names:
                 break  # what is not found now will be when all others were looked at
-            await self._tree.kernel.let_go(names[:_AT_ONCE])
+            await self._tree.kernel.let_go(names)
             left -= len(names)
         return surplus > 0
 
@@ -110,6 +111,4 @@ def _dispensable(inode: Inode) -> Link | None:
     kind = stat.S_IFMT(inode.attributes.mode)
     if kind not in (stat.S_IFREG, stat.S_IFLNK) or len(inode.links) != 1:
         return None
-    if inode.opens or inode.stored or inode.pending or inode.dirty or inode.lookups <= 0:
-        return None
-    return inode.first_link
+    return inode.first_link if inode.idle else None

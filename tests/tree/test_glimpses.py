@@ -90,7 +90,7 @@ class Listing:
 
 
 def _glimpses(fs: Files) -> dict[int, Glimpse]:
-    return fs.tree.inodes._glimpses._glimpses
+    return fs.tree.inodes._glimpses
 
 
 async def many(fs: Files, count: int, size: int = 100) -> None:
