@@ -29,6 +29,7 @@ MAX_READ_TEST_WRITE: Final = 1 << 30
 _PIECE: Final = 512 << 10
 _CBOR_ACCEPTED: Final = ("application/cbor", "application/*", "*/*")
 _READS: Final = (Endpoint.READ_IMMUTABLE, Endpoint.READ_MUTABLE)
+_WHOLE_SHARES: Final = (headers.WHOLE_SHARES.lower().encode(), b"%d" % messages.MAX_WHOLE_SHARES)
 _log = logging.getLogger("storage_server.app")
 
 Secrets = Mapping[SecretKind, bytes]
@@ -49,6 +50,7 @@ class Application:
             Endpoint.VERSION: self._version,
             Endpoint.LEASE: self._lease,
             Endpoint.ALLOCATE: self._allocate,
+            Endpoint.PUT_SHARES: self._put_shares,
             Endpoint.WRITE: self._write,
             Endpoint.ABORT: self._abort,
             Endpoint.READ_IMMUTABLE: self._read_immutable,
@@ -90,7 +92,8 @@ class Application:
 
     async def _version(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
         if await _answers_cbor(exchange):
-            await exchange.cbor(200, messages.encode_version(self._store.version()))
+            version = messages.encode_version(self._store.version())
+            await exchange.cbor(200, version, [_WHOLE_SHARES])
 
     async def _lease(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
         await self._store.add_lease(target.storage_index, _lease_secrets(secrets))
@@ -128,6 +131,15 @@ class Application:
         request = messages.decode_allocate(await exchange.body(messages.MAX_ALLOCATE_BODY))
         answer = await self._store.allocate(
             target.storage_index, request, secrets[SecretKind.UPLOAD], _lease_secrets(secrets)
+        )
+        await exchange.cbor(200, messages.encode_allocated(answer))
+
+    async def _put_shares(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
+        if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
+            return
+        shares = messages.decode_whole_shares(await exchange.body(messages.MAX_PUT_BODY))
+        answer = await self._store.put_shares(
+            target.storage_index, shares, secrets[SecretKind.UPLOAD], _lease_secrets(secrets)
         )
         await exchange.cbor(200, messages.encode_allocated(answer))
 

@@ -82,9 +82,9 @@ class Exchange:
 
     # --- the answer --------------------------------------------------------------------------------
 
-    async def cbor(self, status: int, body: bytes) -> None:
+    async def cbor(self, status: int, body: bytes, extra: _Headers | None = None) -> None:
         """Answer with a CBOR body."""
-        await self.answer(status, body, CBOR.encode())
+        await self.answer(status, body, CBOR.encode(), extra)
 
     async def octets(self, status: int, extra: _Headers, length: int) -> None:
         """Begin an answer of `length` raw bytes, to be sent with `piece`."""
@@ -97,9 +97,15 @@ class Exchange:
         """A piece of the body."""
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def answer(self, status: int, body: bytes = b"", content_type: bytes = b"text/plain") -> None:
+    async def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: bytes = b"text/plain",
+        extra: _Headers | None = None,
+    ) -> None:
         """Answer in one go."""
-        headers = [(b"content-type", content_type)]
+        headers = [(b"content-type", content_type), *(extra or ())]
         if status != 204:
             headers.append((b"content-length", b"%d" % len(body)))
         await self._start(status, headers)

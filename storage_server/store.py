@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lafsfs.gbs.messages import MAX_MUTABLE_SHARE, Allocated, AllocateRequest, ServerVersion
@@ -153,6 +153,29 @@ class Store:
                 storage_index, wanted, request.allocated_size, upload_secret, secrets, self._space()
             )
             return Allocated(frozenset(present), frozenset(allocated))
+
+    async def put_shares(
+        self,
+        storage_index: bytes,
+        shares: Mapping[int, bytes],
+        upload_secret: bytes,
+        secrets: LeaseSecrets,
+    ) -> Allocated:
+        """Allocate shares, all of one size, and fill them: what was allocated is complete and durable on return.
+
+        The answer names it with what was there. Others are in progress under another secret, or do not fit.
+        """
+        request = AllocateRequest(frozenset(shares), len(next(iter(shares.values()))))
+        answer = await self.allocate(storage_index, request, upload_secret, secrets)
+        filling = [
+            self.uploads.fill((storage_index, shnum), upload_secret, shares[shnum])
+            for shnum in answer.allocated
+        ]
+        failures = await asyncio.gather(*filling, return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return Allocated(answer.already_have | answer.allocated, frozenset())
 
     def abort(self, storage_index: bytes, shnum: int, upload_secret: bytes) -> None:
         """Give up a share in progress. AlreadyCompleteError, NoShareError, BadSecretError."""

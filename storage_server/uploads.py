@@ -111,6 +111,13 @@ class Uploads:
             finally:
                 upload.touched = self._clock()
 
+    async def fill(self, key: tuple[bytes, int], upload_secret: bytes, data: bytes) -> None:
+        """Write all bytes of a share in progress: it is durable and visible on return."""
+        with self.writing(key, upload_secret, 0, len(data)) as (upload, writer):
+            writer.feed(data)
+            writer.finish()
+        await self.settle(upload)
+
     async def settle(self, upload: Upload) -> bool:
         """Put the share in place if it is complete: then it is durable and visible on return, and true."""
         if upload.missing():

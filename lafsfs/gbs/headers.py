@@ -16,6 +16,8 @@ AUTHORIZATION: Final = "Authorization"
 SECRET_HEADER: Final = "X-Tahoe-Authorization"
 CBOR: Final = "application/cbor"
 OCTET_STREAM: Final = "application/octet-stream"
+WHOLE_SHARES: Final = "Lafs-Whole-Shares"
+"""In the answer to GET version of a server that takes whole shares (adr/whole-shares.md): how many bytes of them."""
 
 _SCHEME: Final = "Tahoe-LAFS "
 

@@ -21,6 +21,8 @@ Buffer = bytes | bytearray | memoryview
 MAX_VECTORS: Final = 30
 MAX_SHARES: Final = 256
 MAX_ALLOCATE_BODY: Final = 8192
+MAX_WHOLE_SHARES: Final = 128 << 10
+MAX_PUT_BODY: Final = MAX_WHOLE_SHARES + 8192
 MAX_CORRUPT_BODY: Final = 32768
 MAX_REASON: Final = 32765
 MAX_MUTABLE_SHARE: Final = 69105 * 10**12
@@ -112,6 +114,25 @@ def encode_allocate(request: AllocateRequest) -> bytes:
             cbor.uint(request.allocated_size),
         )
     )
+
+
+def encode_whole_shares(shares: Mapping[int, Buffer]) -> bytes:
+    """Body of PUT immutable/SI, which is not Tahoe's (adr/whole-shares.md). The data is copied once."""
+    pieces: list[Buffer] = [cbor.head(cbor.MAP, len(shares))]
+    for shnum, data in shares.items():
+        pieces += (cbor.uint(shnum), cbor.head(cbor.BYTES, _size(data)), data)
+    return b"".join(pieces)
+
+
+def decode_whole_shares(body: bytes) -> dict[int, bytes]:
+    """Body of PUT immutable/SI: at least one share, all of one size, together at most MAX_WHOLE_SHARES bytes."""
+    fields = cbor.loads(body)
+    if not isinstance(fields, dict) or not 0 < len(fields) <= MAX_SHARES:
+        raise FormatError("not a map of shares")
+    shares = {cbor.as_uint(shnum): cbor.as_bytes(data) for shnum, data in fields.items()}
+    if len(set(map(len, shares.values()))) > 1 or sum(map(len, shares.values())) > MAX_WHOLE_SHARES:
+        raise FormatError("shares of different sizes, or too many bytes of them")
+    return shares
 
 
 def decode_allocate(body: bytes) -> AllocateRequest:

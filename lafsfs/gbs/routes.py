@@ -24,6 +24,7 @@ class Endpoint(Enum):
     VERSION = "version"
     LEASE = "lease"
     ALLOCATE = "allocate"
+    PUT_SHARES = "put-shares"
     WRITE = "write"
     ABORT = "abort"
     READ_IMMUTABLE = "read-immutable"
@@ -43,6 +44,7 @@ SECRETS: Final[Mapping[Endpoint, frozenset[SecretKind]]] = {
     Endpoint.VERSION: _NONE,
     Endpoint.LEASE: _LEASE_SECRETS,
     Endpoint.ALLOCATE: _LEASE_SECRETS | _UPLOAD,
+    Endpoint.PUT_SHARES: _LEASE_SECRETS | _UPLOAD,
     Endpoint.WRITE: _UPLOAD,
     Endpoint.ABORT: _UPLOAD,
     Endpoint.READ_IMMUTABLE: _NONE,
@@ -69,7 +71,7 @@ def lease(storage_index: bytes) -> str:
 
 
 def allocate(storage_index: bytes) -> str:
-    """POST: begin uploading immutable shares."""
+    """POST: begin uploading immutable shares. PUT: upload whole ones, where a server takes them."""
     return f"{PREFIX}/immutable/{_si(storage_index)}"
 
 
@@ -129,7 +131,7 @@ _PATTERNS: Final = (
     (rf"immutable/{_SI}/{_SHNUM}", {"GET": Endpoint.READ_IMMUTABLE, "PATCH": Endpoint.WRITE}),
     (rf"mutable/{_SI}/{_SHNUM}", {"GET": Endpoint.READ_MUTABLE}),
     (rf"mutable/{_SI}/read-test-write", {"POST": Endpoint.READ_TEST_WRITE}),
-    (rf"immutable/{_SI}", {"POST": Endpoint.ALLOCATE}),
+    (rf"immutable/{_SI}", {"POST": Endpoint.ALLOCATE, "PUT": Endpoint.PUT_SHARES}),
     (rf"immutable/{_SI}/shares", {"GET": Endpoint.LIST_IMMUTABLE}),
     (rf"mutable/{_SI}/shares", {"GET": Endpoint.LIST_MUTABLE}),
     (rf"immutable/{_SI}/{_SHNUM}/abort", {"PUT": Endpoint.ABORT}),

@@ -18,6 +18,7 @@ from lafsfs.gbs import messages, routes
 from lafsfs.gbs.headers import (
     CBOR,
     OCTET_STREAM,
+    WHOLE_SHARES,
     SecretKind,
     content_range,
     parse_content_range,
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER: Final = 1 << 20
 _LARGEST_ANSWER: Final = 512 << 20
+_MAX_DIGITS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class StorageServer:
         self.health = Health()
         self.known_version: ServerVersion | None = None
         """What the server said last of itself."""
+        self.takes_whole = 0
+        """Bytes of shares that the server takes in one request, as it said last; 0 for Tahoe's."""
         self._version_time = float("-inf")
         self._secrets = secrets
         self._seed20 = entry.seed20
@@ -106,7 +110,7 @@ class StorageServer:
         return True
 
     async def _ask_version(self, timeouts: Timeouts | None) -> None:
-        self.known_version = await self._connection.request(
+        self.known_version, self.takes_whole = await self._connection.request(
             "GET", routes.VERSION, (200,), _version, headers=CBOR_ANSWER, timeouts=timeouts
         )
         self._version_time = trio.current_time()
@@ -130,6 +134,27 @@ class StorageServer:
             headers=[*CBOR_REQUEST, *secret_lines(secrets)],
             body=body,
         )
+
+    async def put_shares(
+        self, storage_index: bytes, shares: Mapping[int, Buffer], upload_secret: bytes
+    ) -> Allocated | None:
+        """Upload whole shares, all of one size (adr/whole-shares.md), to a server that `takes_whole` so many bytes.
+
+        Those that it has then, the new ones durably; or None if it does not know how, any more.
+        """
+        secrets = {**await self._lease_secrets(storage_index), SecretKind.UPLOAD: upload_secret}
+        answer = await self._connection.request(
+            "PUT",
+            routes.allocate(storage_index),
+            (200, 404, 405),
+            _allocated_if_known,
+            headers=[*CBOR_REQUEST, *secret_lines(secrets)],
+            body=messages.encode_whole_shares(shares),
+            idempotent=True,
+        )
+        if answer is None:
+            self.takes_whole = 0
+        return answer
 
     async def write_share(
         self, storage_index: bytes, shnum: int, upload_secret: bytes, offset: int, data: Buffer, total: int
@@ -262,12 +287,18 @@ def _cbor_body(reply: Reply) -> bytes:
     return reply.body
 
 
-def _version(reply: Reply) -> ServerVersion:
-    return messages.decode_version(_cbor_body(reply))
+def _version(reply: Reply) -> tuple[ServerVersion, int]:
+    whole = reply.headers.get(WHOLE_SHARES, "")
+    takes_whole = int(whole) if whole.isdecimal() and len(whole) < _MAX_DIGITS else 0
+    return messages.decode_version(_cbor_body(reply)), takes_whole
 
 
 def _allocated(reply: Reply) -> Allocated:
     return messages.decode_allocated(_cbor_body(reply))
+
+
+def _allocated_if_known(reply: Reply) -> Allocated | None:
+    return _allocated(reply) if reply.status == 200 else None
 
 
 def _progress(reply: Reply) -> WriteProgress:

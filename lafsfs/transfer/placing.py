@@ -1,7 +1,8 @@
 """Finding homes for the shares of a new immutable file (formats.md 8.3, 8.4).
 
 Few requests: the first n servers are asked at once to allocate one share each, and their answers tell what
-they hold; only the other candidates are asked what they have. On a healthy grid that is one round trip.
+they hold; only the other candidates are asked what they have. On a healthy grid that is one round trip. Small shares
+travel with the question to servers that take them so, and are at home with the answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from functools import partial
 import trio
 
 from lafsfs.errors import NotEnoughServersError, ServerError
+from lafsfs.formats.hashing import Buffer
+from lafsfs.gbs.messages import Allocated
 from lafsfs.grid.placement import happiness_by_server, plan
 from lafsfs.grid.server import StorageServer
 from lafsfs.grid.servers import Grid
@@ -29,13 +32,17 @@ Missing = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class NewFile:
-    """What servers are told of a file before its shares come. `header` is how every share of it begins."""
+    """What servers are told of a file before its shares come. `header` is how every share of it begins.
+
+    `whole` are its shares, by number, if they are so small that they may be sent without asking first.
+    """
 
     storage_index: bytes = field(repr=False)
     n: int
     share_size: int
     upload_secret: bytes = field(repr=False)
     header: bytes = field(repr=False)
+    whole: Mapping[int, Buffer] = field(default_factory=dict, repr=False)
 
 
 @dataclass
@@ -132,6 +139,7 @@ class _Placing:
         self._candidates = grid.for_upload(file.storage_index)[: 2 * file.n]
         self._full: set[StorageServer] = {s for s in self._candidates if _too_small(s, file.share_size)}
         self._asked: set[StorageServer] = set()
+        self._leased: set[StorageServer] = set()
         self._failures: list[str] = []
         self._resuming = False
 
@@ -186,7 +194,10 @@ class _Placing:
         file = self._file
         self._asked.add(server)
         try:
-            answer = await server.allocate(file.storage_index, shares, file.share_size, file.upload_secret)
+            answer = await self._put(server, shares) or await server.allocate(
+                file.storage_index, shares, file.share_size, file.upload_secret
+            )
+            self._leased.add(server)
             self._holds(server, answer.already_have)
             fresh = frozenset() if self._resuming else answer.allocated & shares
             self._opens(server, dict.fromkeys(fresh, ((0, file.share_size),)))
@@ -194,6 +205,14 @@ class _Placing:
                 await self._join(server, shnum)
         except ServerError as error:
             self._failed(server, error)
+
+    async def _put(self, server: StorageServer, shares: frozenset[int]) -> Allocated | None:
+        """Send whole shares instead of allocating them; None if they are too large, or too many, for the server."""
+        file = self._file
+        if not file.whole or len(shares) * file.share_size > server.takes_whole:
+            return None
+        whole = {shnum: file.whole[shnum] for shnum in shares}
+        return await server.put_shares(file.storage_index, whole, file.upload_secret)
 
     async def _join(self, server: StorageServer, shnum: int) -> None:
         """Find out what is missing of a share that is in progress, if it is our own upload.
@@ -236,9 +255,9 @@ class _Placing:
         self.homes.open.pop(server, None)
 
     async def _renew(self) -> None:
-        """Leases on shares that were found without allocating anything."""
+        """Leases on shares that were found without allocating anything there."""
         index = self._file.storage_index
-        found = [server for server in self.homes.held if server not in self.homes.open]
+        found = [server for server in self.homes.held if server not in self._leased]
         if found:
             await together(*(partial(_renew, server, index) for server in found))
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 4 << 20
 _CACHE_UP_TO = 256 << 10
+_WHOLE = 32 << 10  # bytes of a share; sent for nothing, so many cost less than the round trip they may spare
 _SECRET_TAG = b"lafsfs_upload_secret_v1"
 
 
@@ -132,7 +133,7 @@ async def _one_at_a_time(grid: Grid, key: bytes) -> AsyncIterator[None]:
 
 
 class _Upload:
-    """One upload: placement, then a batch being encoded while the one before it is sent."""
+    """One upload: a first batch, placement, then a batch being encoded while the one before it is sent."""
 
     def __init__(
         self,
@@ -154,20 +155,23 @@ class _Upload:
         header = self._encoder.header()
         self._file = NewFile(index, params.n, self._encoder.total_size(), secret, header)
 
+        self._ueb_hash = self._ueb = b""
+
     async def run(self) -> caps.ChkCap:
         happy = self._grid.encoding.happy
         resumable = self._ledger is not None
+        done, parts = await self._beginning()
         homes = await find_homes(self._grid, self._file, happy, self._remembered(), resumable=resumable)
         try:
             self._remember(homes)
-            ueb_hash = await self._transfer(homes, happy)
+            await self._transfer(homes, happy, done, parts)
         except BaseException:
             # An upload that is remembered goes on later; servers forget those that do not by themselves.
             if not resumable:
                 await give_up(homes, self._file)
             raise
         params = self._params
-        return caps.ChkCap(self._key, ueb_hash, params.k, params.n, params.size)
+        return caps.ChkCap(self._key, self._ueb_hash, params.k, params.n, params.size)
 
     # --- the ledger ----------------------------------------------------------------------------------
 
@@ -191,20 +195,34 @@ class _Upload:
 
     # --- data ----------------------------------------------------------------------------------------
 
-    async def _transfer(self, homes: Homes, happy: int) -> bytes:
-        """Encode and send everything; the UEB hash."""
+    async def _beginning(self) -> tuple[int, list[list[Buffer]]]:
+        """As `_next` at 0, with the headers. If that is all, the shares are finished, and small ones go out whole."""
+        first, self._first = self._first, None
+        assert first is not None
+        parts = await self._encoded(first, 0)
+        for share in parts:
+            share.insert(0, self._file.header)
+        if len(first) == self._params.size:
+            await self._finish(parts)
+            if self._file.share_size <= _WHOLE:
+                self._file = replace(self._file, whole=dict(enumerate(map(b"".join, parts))))
+        return len(first), parts
+
+    async def _finish(self, parts: list[list[Buffer]]) -> None:
+        """Append what ends each share."""
+        finish = self._encoder.finish
+        tails, self._ueb_hash, self._ueb = await compute(_tail_work(self._params), finish)
+        for share, tail in zip(parts, tails, strict=True):
+            share.append(tail)
+
+    async def _transfer(self, homes: Homes, happy: int, done: int, parts: list[list[Buffer]]) -> None:
+        """Send `parts`, which begin each share and stand for `done` bytes, and encode and send all the rest."""
         senders = [
             ShareSender(server, self._file, shnum, missing)
             for server, shares in homes.open.items()
             for shnum, missing in shares.items()
         ]
-        first, self._first = self._first, None
-        assert first is not None
-        done, position = len(first), 0
-        parts = await self._encoded(first, 0)
-        del first
-        for share in parts:
-            share.insert(0, self._file.header)
+        position = 0
         while done < self._params.size:
             sending = partial(send_all, senders, homes, happy, parts, position)
             _, following = await together(sending, partial(self._next, done))
@@ -212,14 +230,12 @@ class _Upload:
             batch_size, parts = following
             self._tell(done)
             done += batch_size
-        tails, ueb_hash, proof = await compute(_tail_work(self._params), self._encoder.finish)
-        for share, tail in zip(parts, tails, strict=True):
-            share.append(tail)
+            if done == self._params.size:
+                await self._finish(parts)
         await send_all(senders, homes, happy, parts, position)
         finish_all(senders, homes, happy)
         self._tell(done)
-        self._keep(parts, ueb_hash, proof)
-        return ueb_hash
+        self._keep(parts)
 
     def _tell(self, done: int) -> None:
         if self._progress is not None:
@@ -243,14 +259,14 @@ class _Upload:
             return [[batch]]
         return [list(blocks) for blocks in zip(*rows, strict=True)]
 
-    def _keep(self, parts: list[list[Buffer]], ueb_hash: bytes, ueb: bytes) -> None:
+    def _keep(self, parts: list[list[Buffer]]) -> None:
         """Put the ciphertext of a small file in the cache: it is likely to be read soon."""
         cache, params = self._cache, self._params
         if cache is None or params.num_segments > 1 or params.size > _CACHE_UP_TO or params.k > 1:
             return
         segment = memoryview(parts[0][1])[: params.size]
-        index = self._file.storage_index
-        keeper_of(self._grid, cache).keep(self._grid, segment_part(index, ueb_hash, 0, ueb, segment))
+        part = segment_part(self._file.storage_index, self._ueb_hash, 0, self._ueb, segment)
+        keeper_of(self._grid, cache).keep(self._grid, part)
 
 
 def _tail_work(params: Params) -> int:
