@@ -40,7 +40,9 @@ def _make_bucket(bucket: str) -> None:
     try:
         os.mkdir(bucket, 0o700)
     except FileNotFoundError:
-        os.makedirs(bucket, 0o700)
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(bucket), 0o700)
+        os.mkdir(bucket, 0o700)
 
 
 def apply(layout: Layout, changes: Sequence[Change]) -> None:

@@ -113,7 +113,7 @@ class ServerConnection:
         accept: Callable[[Reply], T],
         *,
         headers: HeaderLines = (),
-        body: Buffer = b"",
+        body: Buffer | Payload = b"",
         max_body: int = 1 << 20,
         idempotent: bool = False,
         timeouts: Timeouts | None = None,
@@ -123,7 +123,8 @@ class ServerConnection:
         `accept` raises FormatError for contents that break the protocol. The first NURL that can be connected
         to is used, and kept to.
         """
-        size = memoryview(body).nbytes
+        payload = body if isinstance(body, Payload) else Payload(body)
+        size = payload.size
         lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
         extensions = {
             "timeout": (timeouts or self._timeouts).of(size + max_body, writing=method != "GET"),
@@ -133,7 +134,7 @@ class ServerConnection:
         }
         began = trio.current_time()
         try:
-            response = await self._send(method, lines, body, extensions)
+            response = await self._send(method, lines, payload, extensions)
             reply = Reply(response.status_code, response.headers, response.extensions["body"])
             result = self._judged(reply, expected, method, accept)
         except ServerRefusedError as error:
@@ -161,12 +162,12 @@ class ServerConnection:
             raise BadAnswerError(f"{self._name}: {error}") from error
 
     async def _send(
-        self, method: str, lines: list[tuple[bytes, bytes]], body: Buffer, extensions: dict[str, object]
+        self, method: str, lines: list[tuple[bytes, bytes]], body: Payload, extensions: dict[str, object]
     ) -> httpx.Response:
         failure: ServerError = ServerUnreachableError(f"{self._name} has no address that can be used")
         for route in list(self._routes):
             request = httpx.Request(
-                method, route.url, headers=route.headers + lines, stream=Payload(body), extensions=extensions
+                method, route.url, headers=route.headers + lines, stream=body, extensions=extensions
             )
             try:
                 # Not by an AsyncClient: its cookies, redirects and authentication cost as much as sending.

@@ -29,6 +29,7 @@ from lafsfs.gbs.messages import Allocated, ServerVersion, TestWrite
 from lafsfs.grid.connection import CBOR_ANSWER, CBOR_REQUEST, PROBE, Reply, ServerConnection, Timeouts
 from lafsfs.grid.health import Health
 from lafsfs.grid.tls import Buffer
+from lafsfs.grid.transport import Payload
 
 log = logging.getLogger(__name__)
 
@@ -157,10 +158,17 @@ class StorageServer:
         return answer
 
     async def write_share(
-        self, storage_index: bytes, shnum: int, upload_secret: bytes, offset: int, data: Buffer, total: int
+        self,
+        storage_index: bytes,
+        shnum: int,
+        upload_secret: bytes,
+        offset: int,
+        data: Buffer | Payload,
+        total: int,
     ) -> WriteProgress:
         """Write a non-empty piece of a share in progress. `data` must not change until this returns."""
-        end = offset + memoryview(data).nbytes
+        data = data if isinstance(data, Payload) else Payload(data)
+        end = offset + data.size
         headers = [
             ("Content-Type", OCTET_STREAM),
             ("Content-Range", content_range(offset, end, total)),

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, cast
 
 import trio
@@ -114,18 +114,17 @@ class TlsChannel:
         else:
             self._incoming.write_eof()
 
-    async def send(self, data: Buffer, watch: Watch) -> None:
-        """Encrypt and send all of `data`."""
-        rest = memoryview(data).cast("B")
+    async def send(self, pieces: Iterable[Buffer], watch: Watch) -> None:
+        """Encrypt and send all bytes of these buffers."""
         watch.phase = "write"
-        while rest:
-            batch = rest[:SEND_SIZE]
-            rest = rest[SEND_SIZE:]
-            while batch:
-                batch = batch[self._tls.write(batch) :]
-            await self._flush(watch, "write")
-            if rest:
-                await trio.lowlevel.checkpoint()  # a fast peer must not keep other tasks from running
+        for piece in pieces:
+            rest = memoryview(piece).cast("B")
+            while rest:
+                rest = rest[self._tls.write(rest[:SEND_SIZE]) :]
+                if self._outgoing.pending >= SEND_SIZE:
+                    await self._flush(watch, "write")
+                    await trio.lowlevel.checkpoint()  # a fast peer must not keep other tasks from running
+        await self._flush(watch, "write")
 
     async def receive_into(self, view: memoryview, watch: Watch) -> int:
         """Receive at least one byte into the non-empty `view` and return how many; 0 at an orderly end.

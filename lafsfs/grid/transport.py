@@ -41,13 +41,15 @@ _TIMEOUTS: Final = {
 
 
 class Payload(httpx.AsyncByteStream):
-    """A request body that is one buffer, sent without being copied or joined."""
+    """A request body of one or several buffers, sent without being copied or joined. `size` counts bytes."""
 
-    def __init__(self, data: Buffer) -> None:
-        self.data = data
+    def __init__(self, *pieces: Buffer) -> None:
+        self.pieces = pieces
+        self.size = sum(memoryview(piece).nbytes for piece in pieces)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield bytes(self.data)
+        for piece in self.pieces:
+            yield bytes(piece)
 
 
 class _Body(httpx.AsyncByteStream):
@@ -189,7 +191,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return _Connection(channel)
 
     async def _exchange(
-        self, connection: _Connection, request: httpx.Request, head: bytes, body: Buffer, watch: Watch
+        self, connection: _Connection, request: httpx.Request, head: bytes, body: Payload, watch: Watch
     ) -> Answer:
         channel = connection.channel
         reader = ResponseReader(channel, watch, int(request.extensions.get("max_body", DEFAULT_MAX_BODY)))
@@ -213,36 +215,34 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return answer
 
 
-async def _send(channel: TlsChannel, head: bytes, body: Buffer, watch: Watch) -> bool:
+async def _send(channel: TlsChannel, head: bytes, body: Payload, watch: Watch) -> bool:
     """Send a request. False if the peer stopped listening midway: its answer may be there nevertheless."""
-    if memoryview(body).nbytes <= _SMALL:
-        await channel.send(head + bytes(body), watch)
+    if body.size <= _SMALL:  # one record instead of two
+        await channel.send([b"".join((head, *body.pieces))], watch)
         return True
-    await channel.send(head, watch)
     try:
-        await channel.send(body, watch)
+        await channel.send([head, *body.pieces], watch)
     except (BrokenPipeError, ConnectionResetError):
         return False
     return True
 
 
-async def _serialize(request: httpx.Request) -> tuple[bytes, Buffer]:
+async def _serialize(request: httpx.Request) -> tuple[bytes, Payload]:
     target = request.extensions.get("target") or request.url.raw_path
-    body: Buffer
     if isinstance(request.stream, Payload):
-        body = request.stream.data
+        body = request.stream
     else:
         stream = request.stream
         if not isinstance(stream, httpx.AsyncByteStream):
             raise httpx.UnsupportedProtocol("a synchronous request body", request=request)
-        body = b"".join([part async for part in stream])
+        body = Payload(*[part async for part in stream])
     headers: RawHeaders = [
         (name, value)
         for name, value in request.headers.raw
         if name.lower() not in (b"content-length", b"transfer-encoding")
     ]
-    if memoryview(body).nbytes or request.method in ("POST", "PUT", "PATCH"):
-        headers.append((b"Content-Length", b"%d" % memoryview(body).nbytes))
+    if body.size or request.method in ("POST", "PUT", "PATCH"):
+        headers.append((b"Content-Length", b"%d" % body.size))
     lines = [b"%s %s HTTP/1.1" % (request.method.encode(), target)]
     lines.extend([b"%s: %s" % pair for pair in headers])
     lines.append(b"\r\n")

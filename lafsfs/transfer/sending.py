@@ -9,7 +9,8 @@ from functools import partial
 from lafsfs.errors import NotEnoughServersError, ServerError, ServerRefusedError
 from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.server import StorageServer
-from lafsfs.transfer.concurrent import compute, together
+from lafsfs.grid.transport import Payload
+from lafsfs.transfer.concurrent import together
 from lafsfs.transfer.placing import Homes, Missing, NewFile
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,9 @@ class ShareSender:
 
     async def send(self, position: int, pieces: Sequence[Buffer]) -> None:
         """Write the next bytes of the share, except those that the server has already. ServerError."""
-        size = sum(len(piece) for piece in pieces)
-        if not any(begin < position + size and position < end for begin, end in self._missing):
+        data = Payload(*pieces)
+        if not any(begin < position + data.size and position < end for begin, end in self._missing):
             return
-        data = pieces[0] if len(pieces) == 1 else await compute(size, partial(b"".join, pieces))
         file = self._file
         try:
             progress = await self.server.write_share(

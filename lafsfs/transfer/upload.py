@@ -28,7 +28,7 @@ from lafsfs.transfer.sending import ShareSender, finish_all, send_all
 
 log = logging.getLogger(__name__)
 
-_BATCH = 4 << 20
+_BATCH = 8 << 20
 _CACHE_UP_TO = 256 << 10
 _WHOLE = 32 << 10  # bytes of a share; sent for nothing, so many cost less than the round trip they may spare
 _SECRET_TAG = b"lafsfs_upload_secret_v1"

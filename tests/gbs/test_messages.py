@@ -44,6 +44,32 @@ def test_allocate(numbers: frozenset[int], size: int) -> None:
     assert messages.decode_allocate(messages.encode_allocate(request)) == request
 
 
+@given(st.dictionaries(uints, st.just(b"four"), min_size=1, max_size=256))
+def test_whole_shares(shares: dict[int, bytes]) -> None:
+    body = messages.encode_whole_shares({shnum: memoryview(data) for shnum, data in shares.items()})
+    assert messages.decode_whole_shares(body) == cbor2.loads(body) == shares
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {},
+        [b"share"],
+        {0: b"one", 1: b"three"},
+        {0: "text"},
+        {-1: b"x"},
+        {"0": b"x"},
+        {0: bytes(messages.MAX_WHOLE_SHARES + 1)},
+        {0: bytes(1 + messages.MAX_WHOLE_SHARES // 2), 1: bytes(1 + messages.MAX_WHOLE_SHARES // 2)},
+        dict.fromkeys(range(257), b"x"),
+    ],
+    ids=lambda shares: repr(shares)[:20],
+)
+def test_what_are_no_whole_shares(shares: object) -> None:
+    with pytest.raises(FormatError):
+        messages.decode_whole_shares(cbor2.dumps(shares))
+
+
 @given(uint_sets, uint_sets)
 def test_allocated(have: frozenset[int], allocated: frozenset[int]) -> None:
     answer = Allocated(have, allocated)

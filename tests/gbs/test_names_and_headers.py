@@ -68,6 +68,7 @@ def test_every_path_leads_back(si: bytes, shnum: int) -> None:
         (routes.VERSION, "GET", Endpoint.VERSION, None),
         (routes.lease(si), "PUT", Endpoint.LEASE, False),
         (routes.allocate(si), "POST", Endpoint.ALLOCATE, False),
+        (routes.allocate(si), "PUT", Endpoint.PUT_SHARES, False),
         (routes.immutable_share(si, shnum), "PATCH", Endpoint.WRITE, True),
         (routes.immutable_share(si, shnum), "GET", Endpoint.READ_IMMUTABLE, True),
         (routes.abort(si, shnum), "PUT", Endpoint.ABORT, True),

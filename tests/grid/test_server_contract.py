@@ -94,6 +94,22 @@ async def test_uploading_in_pieces_of_any_order(server: StorageServer, si: bytes
     await server.abort(si, 7, SECRET)
 
 
+async def test_whole_shares(server: StorageServer, si: bytes) -> None:
+    """Only ours takes them; of a Tahoe node the client can tell beforehand, and from the answer, that it does not."""
+    assert bool((await server.version()).application.startswith(b"lafs-storage")) is bool(server.takes_whole)
+    shares = {0: os.urandom(2000), 4: os.urandom(2000)}
+    answer = await server.put_shares(si, shares, SECRET)
+    if server.takes_whole:
+        assert answer is not None
+        assert (answer.already_have, answer.allocated) == (frozenset({0, 4}), frozenset())
+        assert await server.immutable_shares(si) == {0, 4}
+        assert await server.read_immutable(si, 4, 0, 3000) == shares[4]
+        assert await server.put_shares(si, shares, SECRET) == answer
+    else:
+        assert answer is None
+        assert await server.immutable_shares(si) == frozenset()
+
+
 async def test_reading_ranges(server: StorageServer, si: bytes) -> None:
     data = os.urandom(100_000)
     await _store(server, si, 3, data)

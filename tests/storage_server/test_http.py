@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from lafsfs.formats import base32
 from lafsfs.gbs import headers, messages, routes
 from lafsfs.gbs.headers import SecretKind
-from lafsfs.gbs.messages import TestWrite
+from lafsfs.gbs.messages import Allocated, TestWrite
 from lafsfs.gbs.nurl import spki_hash
 from tests.support.gbs_client import GbsClient
 from tests.support.storage import StorageServer, storage_servers
@@ -155,6 +155,50 @@ def test_an_upload_in_pieces(client: GbsClient, si: bytes, size: int) -> None:
     assert client.read("immutable", si, 0, half, 10).body == data[half : half + 10]
     again = client.allocate(si, [0, 9, 10], size, b"somebody else")
     assert (again.already_have, again.allocated) == ({0}, {10})
+
+
+def test_whole_shares(client: GbsClient, si: bytes) -> None:
+    data = {number: os.urandom(900) for number in (0, 3, 5)}
+    assert client.put_shares(si, {0: data[0]}) == Allocated(frozenset({0}), frozenset())
+    assert client.read("immutable", si, 0).body == data[0]
+    # What is there stays as it is, and what is in progress belongs to who began it.
+    assert client.allocate(si, [5], 900, b"somebody else").allocated == {5}
+    answer = client.put_shares(si, {0: bytes(900), 3: data[3], 5: data[5]})
+    assert answer == Allocated(frozenset({0, 3}), frozenset())
+    assert client.read("immutable", si, 0).body == data[0]
+    assert client.shares("immutable", si) == {0, 3}
+    # What was begun under the same secret is finished, if it holds nothing else.
+    assert client.write(si, 5, 0, data[5][:100], b"somebody else") == (200, ((100, 900),))
+    assert client.put_shares(si, {5: data[5]}, b"somebody else").already_have == {0, 3, 5}
+    assert client.read("immutable", si, 5).body == data[5]
+    assert client.allocate(si, [6], 900).allocated == {6}
+    assert client.write(si, 6, 0, b"others") == (200, ((6, 900),))
+    secrets = {**client.lease_secrets(), **UPLOAD}
+    body = messages.encode_whole_shares({6: bytes(900)})
+    assert client.request("PUT", routes.allocate(si), secrets, body).status == 409
+    assert client.shares("immutable", si) == {0, 3, 5}
+
+
+def test_whole_shares_have_leases(server: StorageServer, client: GbsClient, si: bytes) -> None:
+    for label, leases in [("one", 1), ("another", 2), ("one", 2)]:
+        client.put_shares(si, {0: b"data"}, label=label)
+        (path,) = (server.storage_dir / "shares").glob(f"*/{base32.encode(si)}/0")
+        assert int.from_bytes(path.read_bytes()[8:12], "big") == leases
+
+
+def test_whole_shares_that_are_too_large(client: GbsClient, si: bytes) -> None:
+    secrets = {**client.lease_secrets(), **UPLOAD}
+    path = routes.allocate(si)
+    most = messages.MAX_WHOLE_SHARES
+    assert client.request("GET", routes.VERSION).headers["lafs-whole-shares"] == str(most)
+    assert client.request("PUT", path, secrets, bytes(messages.MAX_PUT_BODY + 1)).status == 413
+    assert (
+        client.request("PUT", path, secrets, messages.encode_whole_shares({0: bytes(most + 1)})).status == 400
+    )
+    assert client.request("PUT", path, secrets, b"\xff").status == 400
+    assert client.request("PUT", path, UPLOAD, messages.encode_whole_shares({0: b"x"})).status == 400
+    assert client.shares("immutable", si) == frozenset()
+    assert client.put_shares(si, {0: bytes(most)}).already_have == {0}
 
 
 @pytest.mark.parametrize("size", [1000, 200_000])

@@ -14,6 +14,7 @@ import trio
 from lafsfs.config import Encoding
 from lafsfs.errors import NotEnoughServersError
 from lafsfs.formats import caps, keys
+from lafsfs.grid.transport import Payload
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.encoding import BytesContents
 from tests.support.grids import QUICK, SECRETS, client, share_files
@@ -48,7 +49,8 @@ def requests_of(maker: NodeMaker) -> Iterator[Counter[str]]:
     def watched(original: Any) -> Any:
         async def request(method: str, path: str, *rest: Any, **named: Any) -> Any:
             counted[method if path != "/storage/v1/version" else "version"] += 1
-            counted["bytes"] += len(named.get("body", b""))
+            body = named.get("body", b"")
+            counted["bytes"] += body.size if isinstance(body, Payload) else len(body)
             return await original(method, path, *rest, **named)
 
         return request
@@ -91,15 +93,55 @@ async def test_what_was_uploaded_is_read(size: int, encoding: Encoding, ten: lis
         assert await node.read(size, 10) == b""
 
 
-async def test_a_small_file_costs_two_requests_and_one_to_read(ten: list[StorageServer]) -> None:
-    data = data_of(5000, "two requests")
+async def told_what_they_take(maker: NodeMaker) -> None:
+    for server in maker._grid.servers:
+        await server.version()
+
+
+async def test_a_small_file_costs_one_request_and_one_to_read(ten: list[StorageServer]) -> None:
+    data = data_of(5000, "one request")
     async with client(ten[:1], ONE) as maker:
+        await told_what_they_take(maker)
         with requests_of(maker) as counted:
             cap = await put(maker, data)
-        assert (counted["POST"], counted["PATCH"], counted["GET"]) == (1, 1, 0)
+        assert (counted["PUT"], counted["POST"], counted["PATCH"], counted["GET"]) == (1, 0, 0, 0)
         with requests_of(maker) as counted:
             assert await maker.file(cap).read(0, 5000) == data
-        assert (counted["POST"], counted["GET"]) == (0, 1)
+        assert (counted["PUT"], counted["GET"]) == (0, 1)
+        with requests_of(
+            maker
+        ) as counted:  # again: the answer tells that it is there, and its lease is renewed
+            assert await put(maker, data) == cap
+        assert (counted["PUT"], counted["POST"], counted["PATCH"]) == (1, 0, 0)
+
+
+async def test_where_whole_shares_are_not_taken_a_small_file_costs_two_requests(
+    ten: list[StorageServer],
+) -> None:
+    data = data_of(5000, "two requests")
+    async with client(ten[:1], ONE) as maker:
+        await told_what_they_take(maker)
+        maker._grid.servers[0].takes_whole = 0  # as Tahoe's
+        with requests_of(maker) as counted:
+            cap = await put(maker, data)
+        assert (counted["PUT"], counted["POST"], counted["PATCH"]) == (0, 1, 1)
+        assert await maker.file(cap).read(0, 5000) == data
+
+
+@pytest.mark.parametrize("count", [1, 4, 10])
+async def test_whole_shares_are_spread_like_others(count: int, ten: list[StorageServer]) -> None:
+    """Few servers take several each, as far as they fit into one request."""
+    data = data_of(60_000 + count, "spread whole")  # shares of 20 kB, of which a server takes six at once
+    async with client(ten[:count], Encoding(3, min(7, count), 10)) as maker:
+        await told_what_they_take(maker)
+        with requests_of(maker) as counted:
+            cap = await put(maker, data)
+        assert (counted["PUT"], counted["PATCH"]) == ((0, 10) if count == 1 else (count, 0))
+    async with client(ten[:count], Encoding(3, min(7, count), 10)) as maker:
+        assert await maker.file(cap).read(0, len(data)) == data
+    found = shares_on(ten[:count], cap)
+    assert set().union(*found.values()) == set(range(10))
+    assert sum(map(len, found.values())) == 10
 
 
 async def test_nothing_that_exists_is_sent_again(ten: list[StorageServer]) -> None:
