@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +43,30 @@ async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
     if failures:
         raise failures[0]
     return results
+
+
+class Budget:
+    """So many bytes of memory, or of anything, for those that share them; first come, first served."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._turn = trio.Lock()
+        self._more = trio.Event()
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """Have `size` of it; who wants more than there is has all of it."""
+        size = min(size, self._size)
+        async with self._turn:
+            while self._free < size:
+                self._more = trio.Event()
+                await self._more.wait()
+            self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            self._more.set()
 
 
 async def compute(size: int, call: Callable[[], T]) -> T:

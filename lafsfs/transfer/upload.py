@@ -18,7 +18,7 @@ from lafsfs.formats import caps, chk, hashing, keys
 from lafsfs.formats.chk import Params
 from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.servers import Grid
-from lafsfs.transfer.concurrent import compute, compute_all, together
+from lafsfs.transfer.concurrent import Budget, compute, compute_all, together
 from lafsfs.transfer.convergence import Beginning, convergent_key
 from lafsfs.transfer.encoder import ChkEncoder
 from lafsfs.transfer.keeper import keeper_of
@@ -29,6 +29,7 @@ from lafsfs.transfer.sending import ShareSender, finish_all, send_all
 log = logging.getLogger(__name__)
 
 _BATCH = 8 << 20
+_memory = Budget(96 << 20)
 _CACHE_UP_TO = 256 << 10
 _WHOLE = 32 << 10  # bytes of a share; sent for nothing, so many cost less than the round trip they may spare
 _SECRET_TAG = b"lafsfs_upload_secret_v1"
@@ -64,7 +65,7 @@ async def upload(
 
     Up to `literal_limit` bytes become a literal cap, without any server. `progress` is told how many bytes of plaintext
     are done. The key is convergent, so a repeated upload finds what exists; what is `known` of the plaintext need not
-    be hashed for it again. Memory is a few segments.
+    be hashed for it again. All uploads together take some 100 MiB of memory, waiting for one another.
     NotEnoughServersError when happiness is not reached, or lost midway. What was begun is then aborted, unless a
     `ledger` remembers it for the next try.
     """
@@ -75,10 +76,11 @@ async def upload(
     encoding = grid.encoding
     params = chk.params_for(source.size, encoding.k, encoding.n, encoding.max_segment_size)
     batches = _Batches(source, params)
-    first = await batches.read(0)
-    key = await convergent_key(grid, params, batches.read, first, known)
-    async with _one_at_a_time(grid, key):
-        return await _Upload(grid, batches, params, key, first, ledger, progress, cache).run()
+    async with _memory.hold(batches.memory()):
+        first = await batches.read(0)
+        key = await convergent_key(grid, params, batches.read, first, known)
+        async with _one_at_a_time(grid, key):
+            return await _Upload(grid, batches, params, key, first, ledger, progress, cache).run()
 
 
 class _Batches:
@@ -88,9 +90,15 @@ class _Batches:
 
     def __init__(self, source: Source, params: Params) -> None:
         self._source = source
+        self._params = params
         self._end = params.size
         self._size = max(1, _BATCH // params.segsize) * params.segsize
         self._buffers: list[bytearray] = []
+
+    def memory(self) -> int:
+        """Bytes that an upload needs, shares included: one batch is sent while another is encoded."""
+        several = self._end > self._size
+        return min(self._end, self._size) * (1 + several) * (1 + self._params.n // self._params.k)
 
     async def read(self, offset: int) -> memoryview:
         """The batch at `offset`; empty at the end."""

@@ -46,4 +46,3 @@ class TreeOptions:
     staging_wait: float = 30.0
     sync_wait: float = 300.0
     upload_slots: int = 8
-    upload_memory: int = 64 << 20

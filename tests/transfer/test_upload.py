@@ -121,7 +121,11 @@ async def test_where_whole_shares_are_not_taken_a_small_file_costs_two_requests(
     data = data_of(5000, "two requests")
     async with client(ten[:1], ONE) as maker:
         await told_what_they_take(maker)
-        maker._grid.servers[0].takes_whole = 0  # as Tahoe's
+        monkeypatch.setattr(
+            routes, "allocate", lambda index: routes.PREFIX + "/elsewhere"
+        )  # as if it forgot how
+        assert await maker._grid.servers[0].put_shares(bytes(16), {0: b"x"}, b"secret") is None
+        monkeypatch.undo()
         with requests_of(maker) as counted:
             cap = await put(maker, data)
         assert (counted["PUT"], counted["POST"], counted["PATCH"]) == (0, 1, 1)
