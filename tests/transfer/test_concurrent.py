@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -57,11 +59,15 @@ async def test_who_gives_up_waiting_keeps_nothing() -> None:
         pass
 
 
+def _divide(done: list[int], divisor: int) -> None:
+    done.append(10 // divisor)
+
+
 async def test_calls_are_spread_and_the_first_failure_ends_them() -> None:
     for size in (1, INLINE + 1):
         assert await compute_all(size, [lambda i=i: i * i for i in range(50)]) == [i * i for i in range(50)]
         done: list[int] = []
-        calls = [lambda i=i: done.append(10 // (5 - i)) for i in range(1000)]
+        calls = [partial(_divide, done, 5 - i) for i in range(1000)]
         try:
             await compute_all(size, calls)
         except ZeroDivisionError:

@@ -14,6 +14,7 @@ import trio
 from lafsfs.config import Encoding
 from lafsfs.errors import NotEnoughServersError
 from lafsfs.formats import caps, keys
+from lafsfs.gbs import routes
 from lafsfs.grid.transport import Payload
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.encoding import BytesContents
@@ -116,7 +117,7 @@ async def test_a_small_file_costs_one_request_and_one_to_read(ten: list[StorageS
 
 
 async def test_where_whole_shares_are_not_taken_a_small_file_costs_two_requests(
-    ten: list[StorageServer],
+    ten: list[StorageServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = data_of(5000, "two requests")
     async with client(ten[:1], ONE) as maker:
