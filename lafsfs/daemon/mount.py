@@ -22,6 +22,7 @@ from lafsfs.daemon.address import socket_name
 from lafsfs.daemon.capabilities import root_cap
 from lafsfs.daemon.engine import Engine
 from lafsfs.daemon.instance import InstanceLock
+from lafsfs.daemon.memory import give_back
 from lafsfs.daemon.service import MountService
 from lafsfs.daemon.spec import MountRequest, MountSettings
 from lafsfs.errors import MountpointError, PendingError
@@ -142,6 +143,7 @@ async def _serve_kernel(
             if keypool is not None:
                 nursery.start_soon(_fill_when_settled, keypool, tree)
             nursery.start_soon(_ask_for_read_ahead, mount.request.mountpoint)
+            tree.trimming.folding.give_back = give_back
             _log.info("ready")
             mount.announce(notes)
             await ending.wait()

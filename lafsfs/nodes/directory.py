@@ -138,6 +138,7 @@ class Directory:
                 if attempt == _READ_ATTEMPTS - 1:
                     raise
             else:
+                pinned.reader.close()
                 return Snapshot(pinned.version, await _parse(data), pinned)
         raise AssertionError("not reached")
 

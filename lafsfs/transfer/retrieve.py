@@ -206,6 +206,11 @@ class VersionReader:
             return await trio.to_thread.run_sync(self._decode, first, fetched)
         return self._decode(first, fetched)
 
+    def close(self) -> None:
+        """Nothing will be read any more: forget what only reading needs."""
+        self._readers = []
+        self._map.forget_heads()
+
     async def _window(self, start: int, stop: int) -> bytes:
         segment_size = self.header.segment_size
         first, last = start // segment_size, (stop - 1) // segment_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lafsfs.errors import (
     FormatError,
@@ -133,6 +133,10 @@ class ServerMap:
             if share.header is not None and share.header not in self.verified:
                 found.setdefault(share.header, share)
         return found
+
+    def forget_heads(self) -> None:
+        """Keep of the shares only what is needed to write over them: there may be many maps."""
+        self.shares = {place: replace(share, head=b"") for place, share in self.shares.items()}
 
     # --- reading it ----------------------------------------------------------------------------------
 

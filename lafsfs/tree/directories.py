@@ -125,8 +125,12 @@ class Folder:
     def unload(self) -> None:
         """Forget what the grid tells; it is read again when somebody asks. Nothing `differs`."""
         self.start_over(self.node)
-        self.kids, self._listed, self._cookies = {}, [], []
-        self._listed_until = FIRST_COOKIE
+        self.kids = {}
+        self.rest()
+
+    def rest(self) -> None:
+        """Forget what only makes the next listing quicker."""
+        self._listed, self._cookies, self._listed_until = [], [], FIRST_COOKIE
 
     def lay_journal(self) -> None:
         """Show the pending names over what was adopted."""

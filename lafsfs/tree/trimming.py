@@ -3,8 +3,9 @@
 The kernel keeps what it was told of a file as long as it has memory, and until it forgets, something is kept here.
 Of more than WHOLE inodes, those that nobody uses become glimpses (glimpses.py). Beyond KNOWN inodes and glimpses the
 kernel is asked to give up names of files that nobody has open. Those go first that are there for longest. Directories
-stay: a program may be in one of them, and would not find itself any more. Beyond NAMES names in memory, directories of
-which nothing else is known are read again when somebody asks.
+stay: a program may be in one of them, and would not find itself any more. What directories say is kept compressed where
+nobody looks at it (folding.py). Beyond NAMES names in memory, directories of which nothing else is known are read again
+when somebody asks.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import trio
 
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.emptied import LONGEST
+from lafsfs.tree.folding import Folding
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.links import Link
 
 if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
-WHOLE = 30_000
+WHOLE = 10_000
 KNOWN = 250_000
 NAMES = 300_000
 _PAUSE = 1.0  # seconds between two looks
@@ -39,6 +41,7 @@ class Trimming:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self.folding = Folding()
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -47,6 +50,8 @@ class Trimming:
             await trio.sleep(_PAUSE)
             looks += 1
             await self._reduce()
+            if self._tree.last_request > self.folding.done_at or looks % _NAMES_EVERY == 0:
+                await self.folding.look(self._folders())
             if await self._ask_the_kernel() or looks % _NAMES_EVERY == 0:
                 self._unload()
 
@@ -59,6 +64,9 @@ class Trimming:
                 return  # who is at work may have one of them in hand
             for inode in list(inodes.oldest(_IN_A_ROW)):
                 self._tree.reduce(inode)
+
+    def _folders(self) -> list[Folder]:
+        return [inode.folder for inode in self._tree.inodes if inode.folder is not None]
 
     async def _ask_the_kernel(self) -> bool:
         """Have it give up so many names as there are inodes too many; whether there were any."""
@@ -77,7 +85,7 @@ class Trimming:
 
     def _unload(self) -> None:
         """Unload the directories that were looked at longest ago, down to NAMES names."""
-        folders = [inode.folder for inode in self._tree.inodes if inode.folder is not None]
+        folders = self._folders()
         names = sum(map(len, folders))
         if names <= NAMES:
             return

@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from lafsfs.errors import FormatError
 from lafsfs.formats import caps, dirnode, keys, metadata, netstring
+from lafsfs.formats.packed import squeeze
 
 WRITEKEY = bytes(range(16))
 RW = b"URI:SSK:" + b"a" * 26 + b":" + b"a" * 52
@@ -27,10 +29,23 @@ def entry(name: str, ro: bytes = LIT, rw: bytes = b"", writekey: bytes | None = 
     return dirnode.make_entry(name, ro, rw, b"{}", writekey)
 
 
-@given(st.lists(st.dictionaries(NAMES, st.one_of(st.none(), st.binary(max_size=5)), max_size=6), max_size=5))
-def test_changes_are_those_of_a_dictionary(steps: list[dict[str, bytes | None]]) -> None:
+def fold(packed: dirnode.Packed) -> None:
+    """As far as it lets itself be folded: not what was just looked at."""
+    with mock.patch("lafsfs.formats.packed._WORTH_FOLDING", 0):
+        data = packed.foldable()
+    if data:
+        packed.fold(squeeze(data))
+
+
+@given(
+    st.lists(st.dictionaries(NAMES, st.one_of(st.none(), st.binary(max_size=5)), max_size=6), max_size=5),
+    st.integers(0, 3),
+)
+def test_changes_are_those_of_a_dictionary(steps: list[dict[str, bytes | None]], folds: int) -> None:
     packed, model = dirnode.Packed(), {}
     for changes in steps:
+        for _ in range(folds):
+            fold(packed)
         raws = {
             name: None if ro is None else entry(name, b"URI:x" + ro.hex().encode())
             for name, ro in changes.items()
@@ -41,15 +56,38 @@ def test_changes_are_those_of_a_dictionary(steps: list[dict[str, bytes | None]])
             if raw is not None:
                 model[name] = raw
         data = b"".join(netstring.netstring(model[name]) for name in sorted(model))
+        for _ in range(folds):
+            fold(packed)
         assert packed.pack() == data
         assert (len(packed), set(packed.names())) == (len(model), set(model))
         assert all(packed.raw(name) == raw for name, raw in model.items())
         assert all((name in packed) == (name in model) for name in changes)
         assert sorted(packed.holding(b"x30")) == sorted(name for name, raw in model.items() if b"x30" in raw)
+        for _ in range(folds):
+            fold(packed)
+        assert packed.pack() == data
         again = dirnode.Packed.parse(data)
         assert list(again.names()) == sorted(model)
         assert again.pack() == data
         packed = again if len(model) % 2 else packed
+
+
+def test_what_nobody_looks_at_is_kept_compressed() -> None:
+    raws = {f"file {number}": entry(f"file {number}") for number in range(500)}
+    packed = dirnode.Packed.parse(dirnode.Packed().with_changes(raws).pack())
+    assert packed.foldable() is None  # it is new
+    data = packed.foldable()
+    assert data
+    small = squeeze(data)
+    assert len(small) < len(data) / 3
+    assert packed.raw("file 7") == raws["file 7"]
+    packed.fold(small)  # too late, somebody looked at it
+    assert packed.foldable() is None
+    assert packed.foldable() == b""  # it is folded now, by what was compressed before
+    assert packed._data is None
+    assert packed.pack() == data
+    assert list(packed.holding(b"file 77")) == ["file 77"]
+    assert packed._data is not None  # an entry was looked at
 
 
 def test_entries_out_of_order_twice_or_not_normalised() -> None:
