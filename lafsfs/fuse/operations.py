@@ -45,6 +45,7 @@ from lafsfs.fuse.streams import Streams
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.directories import Folder
+from lafsfs.tree.glimpses import NOWHERE
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
 from lafsfs.tree.xattrs import XattrValues
@@ -143,6 +144,9 @@ class Operations(pyfuse3.Operations):
 
     @answered(known)
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        glimpse = self.tree.inodes.glimpse(inode)
+        if glimpse is not None and glimpse.directory != NOWHERE:
+            return glance(inode, glimpse, self._timeout)
         return self._entry(await self.tree.measured(self.tree.inode(inode)))
 
     @answered(known)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import stat
 import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,7 +33,8 @@ _PAUSE = 1.0  # seconds between two looks
 _AT_ONCE = 2_000  # names in one request to the kernel
 _IN_A_ROW = 250  # inodes, without letting others go on
 _LOOKED_AT = 4 * _AT_ONCE  # inodes, for so many names
-_IDLE = 10.0  # seconds since somebody looked for news of a directory
+_IDLE = 3.0  # seconds since somebody looked for news of a directory
+_MOMENTS = 20  # tries to find one in which no program waits for an answer
 _NAMES_EVERY = 30  # looks, if nothing else happened
 
 
@@ -45,25 +47,39 @@ class Trimming:
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
-        looks = 0
-        while True:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fold)
+            nursery.start_soon(self._trim)
+
+    async def _fold(self) -> None:
+        for look in count(1):
             await trio.sleep(_PAUSE)
-            looks += 1
-            await self._reduce()
-            if self._tree.last_request > self.folding.done_at or looks % _NAMES_EVERY == 0:
+            if self._tree.last_request > self.folding.done_at or look % _NAMES_EVERY == 0:
                 await self.folding.look(self._folders())
-            if await self._ask_the_kernel() or looks % _NAMES_EVERY == 0:
+
+    async def _trim(self) -> None:
+        for look in count(1):
+            await trio.sleep(_PAUSE)
+            await self._reduce()
+            if await self._ask_the_kernel() or look % _NAMES_EVERY == 0:
                 self._unload()
 
     async def _reduce(self) -> None:
         """Have glimpses in place of inodes that nobody uses, down to WHOLE inodes if there are so many of that kind."""
         inodes = self._tree.inodes
         for _ in range(max(0, inodes.whole - WHOLE) // _IN_A_ROW):
-            await trio.lowlevel.checkpoint()
-            if self._tree.running or self._tree.stilled:
+            if not await self._rests():
                 return  # who is at work may have one of them in hand
             for inode in list(inodes.oldest(_IN_A_ROW)):
                 self._tree.reduce(inode)
+
+    async def _rests(self) -> bool:
+        """Whether no request is under way; waits for such a moment a little."""
+        for _ in range(_MOMENTS):
+            await trio.sleep(0.001)
+            if not self._tree.running:
+                return not self._tree.stilled
+        return False
 
     def _folders(self) -> list[Folder]:
         return [inode.folder for inode in self._tree.inodes if inode.folder is not None]
