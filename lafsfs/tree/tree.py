@@ -33,6 +33,7 @@ from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.kept import KeptDirectories
 from lafsfs.tree.leases import Leases
 from lafsfs.tree.links import directories_of
+from lafsfs.tree.looking_ahead import LookingAhead
 from lafsfs.tree.mending import ROUNDS, Mending
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
@@ -92,6 +93,7 @@ class Tree(Viewing):
         self.publisher = Publisher(self)
         self.files = Files(self)
         self.walks = Walks(self)
+        self.ahead = LookingAhead(self)
         self.names = Namespace(self)
         self.changing = Changing(self)
         self.xattrs = ExtendedAttributes(self)
@@ -329,6 +331,7 @@ async def open_tree(
             nursery.start_soon(tree.floors.run)
             nursery.start_soon(tree.leases.run)
             nursery.start_soon(tree.walks.run)
+            nursery.start_soon(tree.ahead.run)
             nursery.start_soon(tree.guard.run)
             nursery.start_soon(tree.mending.run)
             nursery.start_soon(tree.trimming.run)

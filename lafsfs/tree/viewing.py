@@ -16,6 +16,7 @@ from lafsfs.tree.directories import Folder
 from lafsfs.tree.following import Following
 from lafsfs.tree.inodes import ROOT, Inode
 from lafsfs.tree.kernel import Kernel, NoKernel
+from lafsfs.tree.looking_ahead import LookingAhead
 from lafsfs.tree.measuring import Measuring
 from lafsfs.tree.moves import above_itself
 
@@ -28,6 +29,7 @@ class Viewing(Following, Measuring):
 
     kernel: Kernel = NoKernel()
     looked_at: set[Folder]  # by nobody who asked for what is in them
+    ahead: LookingAhead
 
     def inode(self, ino: int) -> Inode:
         """An inode the kernel knows; ESTALE if it does not exist any more."""
@@ -57,14 +59,39 @@ class Viewing(Following, Measuring):
         if folder is None:
             folder = self._new_folder(inode)
         if not folder.loaded:
+            self.ahead.comes_to(inode)
             async with folder.lock:
                 if not folder.loaded:
                     await self.load(folder)
         elif self._stale(folder) and (not folder.lock.locked() or folder in self.looked_at):
+            self.ahead.comes_to(inode)
             async with folder.lock:
                 if self._stale(folder):
                     await self._refresh(folder)
+        elif ino in self.ahead.expected:
+            self.ahead.comes_to(inode)
         return folder
+
+    async def look_ahead(self, inode: Inode) -> None:
+        """Do what `folder` would have to wait for. Who asks for the directory meanwhile waits for the answer, too.
+
+        Errors as for `folder`; TooSlowError.
+        """
+        folder = inode.folder or self._new_folder(inode)
+        async with folder.lock:
+            if folder.node is None or inode.nlink <= 0:
+                return
+            if not folder.loaded:
+                await self.load(folder)
+            elif self._stale(folder) and not self._is_dead:
+                began = trio.current_time()
+                self.looked_at.add(folder)
+                try:
+                    with trio.fail_after(following.PATIENCE):
+                        await self._look(folder)
+                    folder.checked = began  # only now
+                finally:
+                    self.looked_at.discard(folder)
 
     async def look_for_news(self, folder: Folder) -> None:
         """Look at a directory of the grid that is loaded, however lately somebody did."""
