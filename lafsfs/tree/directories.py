@@ -85,6 +85,9 @@ class Folder:
     def __len__(self) -> int:
         return len(self.kids)
 
+    def __bool__(self) -> bool:
+        return True  # one without names is a folder, too
+
     def show(self, name: bytes, ino: int) -> None:
         """Make `name` stand for `ino`; an existing name keeps its cookie."""
         old = self.kids.get(name)

@@ -14,6 +14,7 @@ from lafsfs.config import Encoding
 from lafsfs.errors import ServerUnreachableError
 from lafsfs.grid.server import StorageServer as Client
 from lafsfs.grid.server import WriteProgress
+from lafsfs.grid.transport import Payload
 from tests.support.grids import client
 from tests.support.storage import StorageServer
 from tests.support.trees import EAGER, IDLE, new_root, opened
@@ -38,8 +39,9 @@ class Watch:
                 self.stopped.set()
                 raise ServerUnreachableError("the network is gone")
             progress = await original(server, si, shnum, secret, offset, data, total)
-            self.taken[server.server_id, shnum].add((offset, offset + len(data)))
-            self.bytes += len(data)
+            size = data.size if isinstance(data, Payload) else len(data)
+            self.taken[server.server_id, shnum].add((offset, offset + size))
+            self.bytes += size
             return progress
 
         monkeypatch.setattr(Client, "write_share", watched)
