@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from lafsfs.errors import NotEnoughSharesError, UncoordinatedWriteError
@@ -125,6 +127,20 @@ class StagedSource:
         """The same writes over another base, of which the first `base_limit` bytes count, in a file of `size` bytes."""
         mine = self._snapshot
         return StagedSource(StagedSnapshot(mine.staged, size, base_limit, mine.extents), base)
+
+
+class PatientSource:
+    """A source that waits for `give_way` before each piece is read from it."""
+
+    def __init__(self, source: InlineSource | StagedSource, give_way: Callable[[], Awaitable[None]]) -> None:
+        self._source = source
+        self._give_way = give_way
+        self.size = source.size
+
+    async def read_into(self, offset: int, buf: memoryview) -> None:
+        """Fill `buf` from `offset`."""
+        await self._give_way()
+        await self._source.read_into(offset, buf)
 
 
 def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:

@@ -11,13 +11,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from lafsfs.errors import JournalError, PendingError
 from lafsfs.tree.change import Change
-from lafsfs.tree.contents import InlineSource, StagedSource
+from lafsfs.tree.contents import InlineSource, PatientSource, StagedSource
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Caps, Inline, Inode, Staged
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
 OPEN_IDLE = 5.0  # seconds without a write after which an open file is published as it is
+LARGE = 8 << 20  # bytes; the upload of a larger file gives way to programs in its middle
 OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
 PACE = 4.0  # a directory rests this many times as long as its last publishing took
 DIRECTORY_SLOTS = 8
@@ -240,7 +242,9 @@ class Publisher:
         ledger = JournalLedger(self._tree.journal, inode.ino) if source.size >= RESUMED_FROM else None
         known = source.snapshot.beginning if isinstance(source, StagedSource) else None
         limit = self._tree.options.inline_limit
-        cap = await nodes.upload(source, ledger, literal_limit=limit, known=known)
+        large = source.size >= LARGE
+        plaintext = PatientSource(source, partial(self.files.give_way, inode.ino)) if large else source
+        cap = await nodes.upload(plaintext, ledger, literal_limit=limit, known=known)
         return Outcome((b"", cap.to_bytes()))
 
     # --- directories -------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ CALM = 0.4  # seconds for which programs must not be busy any more before severa
 REST = 0.005  # seconds for which a queue rests for each request that came while it did an overdue job,
 REST_SHARE = 4.0  # but no more than so many times as long as the job took,
 REST_MAX = 1.0  # nor than this
-LOOK_AGAIN = 0.02  # seconds between two looks at a job that waits for many others, in a hurry
+LOOK_AGAIN = 0.02  # seconds between two looks at a job that waits for many others, in a hurry, or gives way
+AWAITED = 5.0  # seconds for which no job gives way after somebody began to wait for one of them
 
 
 class Job:
@@ -105,6 +106,7 @@ class Queue:
         self._wake = trio.Event()
         self._sleeping_until = float("-inf")
         self._hurried = 0
+        self._awaited_until = float("-inf")  # somebody waited for one of the jobs lately
         self._changed = changed
 
     def __len__(self) -> int:
@@ -164,8 +166,20 @@ class Queue:
     def hurried(self) -> bool:
         return self._hurried > 0
 
+    async def give_way(self, key: int) -> None:
+        """In the middle of a long job: return when it may go on, as if it were to begin now.
+
+        A job that was wanted for longer than PATIENCE goes on at once, and so do all as long as somebody waits for one.
+        """
+        job = self._jobs.get(key)
+        while job is not None and (now := trio.current_time()) <= job.since + PATIENCE:
+            if self._hurried or job.awaited or now < self._awaited_until or self._busy_until() <= now:
+                return
+            await trio.sleep(LOOK_AGAIN)
+
     def hurry_one(self, key: int) -> None:
         """Do this job now; one that failed, within the shortest back-off."""
+        self._awaited_until = trio.current_time() + AWAITED
         job = self._jobs.get(key)
         if job is not None:
             job.awaited = True

@@ -512,3 +512,46 @@ async def test_nothing_wanted_is_forgotten(mock_clock: MockClock, seed: int) -> 
         assert len(worker.queue) == 0
         for key, moment in wanted.items():
             assert max(worker.times(key)) >= round(moment, 2)
+
+
+def _gives_way(worker: Worker, key: int, again: list[float]) -> None:
+    """The job with this key does two parts, and gives way between them; when the second one began."""
+    original = worker.queue._work
+
+    async def work(job: Job) -> None:
+        await original(job)
+        if job.key == key:
+            await worker.queue.give_way(key)
+            again.append(trio.current_time())
+
+    worker.queue._work = work
+
+
+@pytest.mark.parametrize("what", ["quiet", "hurry", "this one is awaited", "another one is", "patience"])
+async def test_a_long_job_gives_way_in_its_middle(mock_clock: MockClock, what: str) -> None:
+    again: list[float] = []
+    async with running(Worker(mock_clock)) as worker:
+        worker.lasts = 1.0
+        _gives_way(worker, 7, again)
+        worker.queue.want(7, trio.current_time())
+        await worker.until(trio.current_time() + 0.5)
+        began = trio.current_time()
+        worker.busy_until = began + 1000.0
+        worker.queue.want(8, began + 500.0)
+        await worker.until(began + 10.0)
+        assert worker.times(7)
+        assert not again
+        match what:
+            case "quiet":
+                worker.busy_until = trio.current_time()
+            case "hurry":
+                worker.queue.hurry()
+            case "this one is awaited":
+                worker.queue.hurry_one(7)
+            case "another one is":
+                worker.queue.hurry_one(8)
+            case _:
+                await worker.until(began - 0.5 + PATIENCE - STEP)
+                assert not again
+        await worker.until(trio.current_time() + 2 * LOOK_AGAIN + STEP)
+        assert len(again) == 1
