@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from lafsfs.formats.packed import Packed
 from lafsfs.nodes.directory import Snapshot
-from lafsfs.tree.entries import same_object, was_put_back, written_upon
+from lafsfs.tree.entries import linked_since, same_object, was_put_back, written_upon
 
 _TAHOES, _OURS = b'"tahoe"', b'"lafsfs"'  # keys of an entry's metadata
 
@@ -40,7 +40,7 @@ def dropped(before: Snapshot, after: Snapshot, empty_ago: float) -> set[str]:
         return set()
     if not all(is_tahoes(after.packed, before.packed, name) for name in after.packed.names()):
         return set()
-    if all(name in after.packed for name in before.packed.names()):
+    if all(_was_seen(after.packed, before.packed, name) for name in before.packed.names()):
         return set()  # Tahoe replaced the only ones there were
     return _missing(before, after)
 
@@ -84,6 +84,14 @@ def is_tahoes(after: Packed, before: Packed, name: str) -> bool:
     """Whether an entry of `after` is Tahoe's, and not in `before`."""
     raw = after.raw(name) or b""
     return _TAHOES in raw and _OURS not in raw and raw != before.raw(name)
+
+
+def _was_seen(after: Packed, before: Packed, name: str) -> bool:
+    """Whether who put something under a name of `before` knew of that: Tahoe keeps the time since which there is such a
+    name.
+    """
+    raw, old = after.raw(name), before.raw(name)
+    return raw is not None and old is not None and linked_since(raw) == linked_since(old)
 
 
 def _is_there(after: Packed, before: Packed, name: str) -> bool:

@@ -145,6 +145,12 @@ def written_upon(raw: bytes) -> tuple[int, str] | None:
     return posix_metadata.written_upon(_metadata_of(parsed(raw))) if b'"upon"' in raw else None
 
 
+def linked_since(raw: bytes) -> object:
+    """Since when there is an entry of this name, as Tahoe's part of the metadata tells it (Unix time); else None."""
+    tahoes = _metadata_of(parsed(raw)).get("tahoe")
+    return tahoes.get("linkcrtime") if isinstance(tahoes, dict) else None
+
+
 def same_object(raw: bytes, other: bytes) -> bool:
     """Whether two entries lead to the same content, whatever their metadata says. Those that lead nowhere do not."""
     one, two = parsed(raw), parsed(other)

@@ -53,6 +53,16 @@ def test_what_tahoe_put_over_one_of_them_is_told_by_its_object() -> None:
     assert dropped(before, snapshot(4, TAHOES), 1000.0) == {"a"}
 
 
+def test_what_tahoe_put_under_the_only_name_without_having_seen_it_is_told_by_its_time() -> None:
+    earlier = BY_LAFSFS.replace(b"1.5", b"1.25")
+    before = snapshot(3, {"t": entry("t", b"ours", earlier)})
+    assert dropped(before, snapshot(4, TAHOES), 1000.0) == {"t"}
+    assert dropped(before, snapshot(5, TAHOES), 1000.0) == set()
+    seen = {"t": entry("t", b"t", b'{"tahoe": {"linkcrtime": 1.25, "linkmotime": 1.5}}')}
+    assert dropped(before, snapshot(4, seen), 1000.0) == set()
+    assert dropped(snapshot(3, {"t": entry("t", b"t", earlier)}), snapshot(4, TAHOES), 1000.0) == set()
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -196,6 +206,23 @@ async def test_it_is_put_back(nodes: NodeMaker, other_nodes: NodeMaker, tmp_path
         await there.write("linked", b"b")
         await agree(here, there)
         assert (await here.read("a"))[:1] == b"b"
+
+
+async def test_under_the_same_name_both_are_kept(
+    nodes: NodeMaker, other_nodes: NodeMaker, tmp_path: Path
+) -> None:
+    """Two make the only file of a directory at the same time, and Tahoe does not see that the other one did."""
+    async with both(nodes, other_nodes, tmp_path, NEVER) as (here, there):
+        await here.write("file", b"ours")
+        await agree(here, there)
+        await tahoe_puts(nodes, here, "file", b"tahoe's")
+        for fs in (here, there):
+            assert await fs.names() == {b"file"}
+        after = await agree(here, there)
+        contents = {path: await there.read(os.fsdecode(path)) for path in after}
+        assert contents.pop(b"file") == b"tahoe's"
+        assert set(contents.values()) == {b"ours"}
+        assert all(path.startswith(b"file.conflict-") for path in contents)
 
 
 @pytest.mark.parametrize("name", ["file", "d"])
