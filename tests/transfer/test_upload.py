@@ -119,14 +119,17 @@ async def test_a_small_file_costs_one_request_and_one_to_read(ten: list[StorageS
 async def test_where_whole_shares_are_not_taken_a_small_file_costs_two_requests(
     ten: list[StorageServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def is_unknown(*_: object) -> None:
+        """What `put_shares` gives when the server does not know how any more."""
+
     data = data_of(5000, "two requests")
     async with client(ten[:1], ONE) as maker:
         await told_what_they_take(maker)
-        monkeypatch.setattr(
-            routes, "allocate", lambda index: routes.PREFIX + "/elsewhere"
-        )  # as if it forgot how
-        assert await maker._grid.servers[0].put_shares(bytes(16), {0: b"x"}, b"secret") is None
-        monkeypatch.undo()
+        (server,) = maker._grid.servers
+        with monkeypatch.context() as patch:
+            patch.setattr(routes, "allocate", lambda _: routes.PREFIX + "/elsewhere")
+            assert await server.put_shares(bytes(16), {0: b"x"}, b"secret") is None
+        monkeypatch.setattr(server, "put_shares", is_unknown)
         with requests_of(maker) as counted:
             cap = await put(maker, data)
         assert (counted["PUT"], counted["POST"], counted["PATCH"]) == (0, 1, 1)
