@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 FIRST, MOST = 2, 16  # directories asked for ahead
 AT_ONCE = 8
 NEAR = 8  # places between two directories that are next to each other: those in between may be known
-_WALKS = 64  # directories remembered in which somebody walks
+_WALKS = 16  # directories remembered in which somebody walks
 _KEPT = 64  # directories remembered that were asked for, and that nobody came to
-_NAMES = 20_000  # in a larger directory nobody is taken for a walker
+_NAMES = 5_000  # in a larger directory nobody is taken for a walker
 
 
 class _Walk:
@@ -81,9 +81,10 @@ class LookingAhead:
         """A program needs to know what is in a directory, and the grid has to be asked, or was asked ahead."""
         expected = self.expected.pop(inode.ino, None)
         if expected is not None:
-            inode.anchors -= 1
-            expected[1].waiting -= 1
-            expected[1].window = min(MOST, expected[1].window + 2)
+            wanted, its = expected
+            wanted.anchors -= 1
+            its.waiting -= 1
+            its.window = min(MOST, its.window + 2)
         link = inode.first_link
         above = self._tree.inodes.get(link[0]) if link is not None else None
         if link is None or above is None or above.folder is None or self._tree.options.refresh < 1:
@@ -147,5 +148,6 @@ class LookingAhead:
 def _begun(folder: Folder, name: bytes) -> _Walk | None:
     if folder.snapshot is None or len(folder) > _NAMES:
         return None
-    names = [stored.encode() for stored in subdirectories(folder.snapshot.packed)]
+    found = (stored.encode() for stored in subdirectories(folder.snapshot.packed))
+    names = [one for one in found if one not in folder.hidden]
     return _Walk(names, names.index(name)) if name in names else None
