@@ -9,6 +9,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_RECORD = 64 << 10  # bytes, of what is staged
+
 
 @dataclass
 class Node:
@@ -183,8 +185,9 @@ def _part_done(model: Model, step: Step, top: Path) -> Model | None:
     except OSError:
         return None
     end = step.offset + len(step.data)
-    # The kernel cuts at pages of the file, not of the write.
-    for cut in (0, *(page - step.offset for page in range((step.offset // 4096 + 1) * 4096, end, 4096))):
+    # The kernel cuts at pages of the file, not of the write; within its first request the log does at whole records.
+    pages = (page - step.offset for page in range((step.offset // 4096 + 1) * 4096, end, 4096))
+    for cut in (0, *pages, *range(_RECORD, len(step.data), _RECORD)):
         part = deepcopy(model)
         if cut:
             part.write(step.path, step.offset, step.data[:cut])
