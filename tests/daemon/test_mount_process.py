@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -65,11 +66,11 @@ def test_second_sigterm_ends_the_grace_and_the_journal_has_the_rest(home: Lafsfs
     pid = tree.pid
 
     def ended() -> bool:
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it may end between two looks, or before this signal
+            os.kill(pid, signal.SIGTERM)
         return gone(pid)
 
-    with pytest.raises(ProcessLookupError):
-        wait_until(ended, what="the end of the mount process")
+    wait_until(ended, what="the end of the mount process")
     assert mounts_below(home.directory) == []
     with home.mounted("home:") as again:
         assert (again.path / "file").read_bytes() == b"later" * 1000
