@@ -45,7 +45,6 @@ from lafsfs.fuse.streams import Streams
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.directories import Folder
-from lafsfs.tree.glimpses import NOWHERE
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
 from lafsfs.tree.xattrs import XattrValues
@@ -145,7 +144,7 @@ class Operations(pyfuse3.Operations):
     @answered(known)
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         glimpse = self.tree.inodes.glimpse(inode)
-        if glimpse is not None and glimpse.directory != NOWHERE:
+        if glimpse is not None and not glimpse.is_lost:
             return glance(inode, glimpse, self._timeout)
         return self._entry(await self.tree.measured(self.tree.inode(inode)))
 

@@ -17,6 +17,9 @@ FEW = 2_000
 _AT_ONCE = 2 << 20  # bytes, in one visit to a thread
 _IN_A_ROW = 8  # such visits, in one look
 
+_Ready = tuple[Folder, Packed, bytes]
+"""A directory that may be folded, and what is to be compressed of it."""
+
 
 class Folding:
     """Folds the directories of one tree. Used from the trio thread only.
@@ -32,42 +35,31 @@ class Folding:
 
     async def look(self, folders: Iterable[Folder]) -> None:
         """Fold those that may be, up to some MiB."""
-        loaded = [folder for folder in folders if folder.snapshot is not None]
-        if sum(map(len, loaded)) <= FEW:
+        loaded = [(one, one.snapshot.packed) for one in folders if one.snapshot is not None]
+        if sum(len(folder) for folder, _ in loaded) <= FEW:
             return
-        now, waiting = trio.current_time(), _Waiting()
-        visits = 0
-        for batch in islice(_batches(loaded, waiting), _IN_A_ROW):
-            folded = await trio.to_thread.run_sync(_squeeze, [data for _, data in batch])
-            for (packed, _), small in zip(batch, folded, strict=True):
+        now = trio.current_time()
+        found = [(folder, packed, packed.foldable()) for folder, packed in loaded]
+        ready = [(folder, packed, data) for folder, packed, data in found if data]
+        for batch in islice(_batches(ready), _IN_A_ROW):
+            folded = await trio.to_thread.run_sync(_squeeze, [data for _, _, data in batch])
+            for (folder, packed, _), small in zip(batch, folded, strict=True):
                 packed.fold(small)
-            visits += 1
-        self._freed |= visits > 0
-        if not visits and not waiting.some:
+                folder.rest()
+        if ready:
+            self._freed = True
+        elif all(data is not None for _, _, data in found):
             self.done_at = now
             if self._freed:
                 self._freed = False
                 await trio.to_thread.run_sync(self.give_back)
 
 
-class _Waiting:
-    """Whether there are directories that somebody looked at lately."""
-
-    some = False
-
-
-def _batches(folders: Iterable[Folder], waiting: _Waiting) -> Iterator[list[tuple[Packed, bytes]]]:
-    batch: list[tuple[Packed, bytes]] = []
-    for folder in folders:
-        if folder.snapshot is None:
-            continue
-        packed = folder.snapshot.packed
-        data = packed.foldable()
-        waiting.some |= data is None
-        if data:
-            folder.rest()
-            batch.append((packed, data))
-        if sum(len(data) for _, data in batch) >= _AT_ONCE:
+def _batches(ready: Iterable[_Ready]) -> Iterator[list[_Ready]]:
+    batch: list[_Ready] = []
+    for one in ready:
+        batch.append(one)
+        if sum(len(data) for _, _, data in batch) >= _AT_ONCE:
             yield batch
             batch = []
     if batch:

@@ -37,9 +37,14 @@ class Glimpse(NamedTuple):
     def link(self) -> Link:
         return self.directory, self.name
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its name leads to something else now."""
+        return self.directory == NOWHERE
+
     def leads(self, directory: int, name: bytes) -> bool:
         """Whether this name leads there, or none that is known does."""
-        return self.directory == NOWHERE or self.link == (directory, name)
+        return self.is_lost or self.link == (directory, name)
 
     def known(self, more: int) -> Glimpse:
         """The same when the kernel has so many references more."""

@@ -228,7 +228,7 @@ class InodeTable:
         glimpse = self._glimpses.pop(inode.ino, None)
         if glimpse is not None:
             inode.lookups += glimpse.lookups
-            inode.followed = glimpse.directory == NOWHERE
+            inode.followed = glimpse.is_lost
             if glimpse.link not in inode.links:  # a request that is under way may still have had it
                 self._count_anchor(glimpse.directory, -1)
 
@@ -245,7 +245,7 @@ class InodeTable:
     def is_glimpsed(self, ino: int) -> bool:
         """Whether a glimpse is all there is of a number, and leads somewhere."""
         glimpse = self._glimpses.get(ino)
-        return glimpse is not None and glimpse.directory != NOWHERE
+        return glimpse is not None and not glimpse.is_lost
 
     def glimpsed(self, ino: int, glimpse: Glimpse) -> None:
         """The kernel was told once more of a file of which there is no inode; `glimpse` as it was before."""
@@ -263,14 +263,14 @@ class InodeTable:
     def lose_sight(self, ino: int) -> None:
         """What a glimpse was of is not under its name any more; the kernel still has its references."""
         glimpse = self._glimpses.get(ino)
-        if glimpse is not None and glimpse.directory != NOWHERE:
+        if glimpse is not None and not glimpse.is_lost:
             self._glimpses[ino] = Glimpse(NOWHERE, b"", glimpse.lookups, b"")
             self._release(glimpse.directory)
 
     def oldest_glimpses(self, count: int) -> Iterator[Link]:
         """The names of so many of those that were had or given here longest ago."""
         glimpses = _oldest(self._glimpses, count)
-        return (glimpse.link for glimpse in glimpses if glimpse.directory != NOWHERE)
+        return (glimpse.link for glimpse in glimpses if not glimpse.is_lost)
 
     # --- names ---------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class InodeTable:
             self._glimpses[ino] = glimpse.known(-count)
             return
         del self._glimpses[ino]
-        if glimpse.directory != NOWHERE:
+        if not glimpse.is_lost:
             self.dropped(ino, glimpse.directory)
             self._release(glimpse.directory)
 
