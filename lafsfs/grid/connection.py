@@ -123,7 +123,7 @@ class ServerConnection:
         `accept` raises FormatError for contents that break the protocol. The first NURL that can be connected
         to is used, and kept to.
         """
-        payload = body if isinstance(body, Payload) else Payload(body)
+        payload = Payload.of(body)
         size = payload.size
         lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
         extensions = {

@@ -167,7 +167,7 @@ class StorageServer:
         total: int,
     ) -> WriteProgress:
         """Write a non-empty piece of a share in progress. `data` must not change until this returns."""
-        data = data if isinstance(data, Payload) else Payload(data)
+        data = Payload.of(data)
         end = offset + data.size
         headers = [
             ("Content-Type", OCTET_STREAM),

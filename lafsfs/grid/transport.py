@@ -47,6 +47,11 @@ class Payload(httpx.AsyncByteStream):
         self.pieces = pieces
         self.size = sum(memoryview(piece).nbytes for piece in pieces)
 
+    @classmethod
+    def of(cls, body: Buffer | Payload) -> Payload:
+        """`body` itself, or with it as the only piece."""
+        return body if isinstance(body, Payload) else cls(body)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
             yield bytes(piece)

@@ -91,18 +91,17 @@ class _Batches:
     def __init__(self, source: Source, params: Params) -> None:
         self._source = source
         self._params = params
-        self._end = params.size
         self._size = max(1, _BATCH // params.segsize) * params.segsize
         self._buffers: list[bytearray] = []
 
     def memory(self) -> int:
         """Bytes that an upload needs, shares included: one batch is sent while another is encoded."""
-        several = self._end > self._size
-        return min(self._end, self._size) * (1 + several) * (1 + self._params.n // self._params.k)
+        several = self._params.size > self._size
+        return min(self._params.size, self._size) * (1 + several) * (1 + self._params.n // self._params.k)
 
     async def read(self, offset: int) -> memoryview:
         """The batch at `offset`; empty at the end."""
-        size = max(0, min(self._size, self._end - offset))
+        size = max(0, min(self._size, self._params.size - offset))
         batch = memoryview(self._buffer() if offset else bytearray(size))[:size]
         if size:
             await self._source.read_into(offset, batch)
@@ -162,7 +161,6 @@ class _Upload:
         secret = hashing.tagged2(_SECRET_TAG, grid.secrets.lease, index)
         header = self._encoder.header()
         self._file = NewFile(index, params.n, self._encoder.total_size(), secret, header)
-
         self._ueb_hash = self._ueb = b""
 
     async def run(self) -> caps.ChkCap:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lafsfs.tree.tree import Tree
 
 OPEN_IDLE = 5.0  # seconds without a write after which an open file is published as it is
-LARGE = 8 << 20  # bytes; the upload of a larger file gives way to programs in its middle
 OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
 PACE = 4.0  # a directory rests this many times as long as its last publishing took
 DIRECTORY_SLOTS = 8
@@ -41,6 +40,7 @@ HURRIED_DIRECTORY_SLOTS = (
     16  # threads that sign, disks and servers are waited for: all of them are to have work
 )
 RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; smaller ones begin again
+LARGE = 8 << 20  # bytes; the upload of a larger file gives way to programs in its middle
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
 LOOK_AGAIN = 0.05  # seconds before a directory that waits for children is looked at again
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself

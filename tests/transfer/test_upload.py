@@ -51,7 +51,7 @@ def requests_of(maker: NodeMaker) -> Iterator[Counter[str]]:
         async def request(method: str, path: str, *rest: Any, **named: Any) -> Any:
             counted[method if path != "/storage/v1/version" else "version"] += 1
             body = named.get("body", b"")
-            counted["bytes"] += body.size if isinstance(body, Payload) else len(body)
+            counted["bytes"] += Payload.of(body).size
             return await original(method, path, *rest, **named)
 
         return request

@@ -39,7 +39,7 @@ class Watch:
                 self.stopped.set()
                 raise ServerUnreachableError("the network is gone")
             progress = await original(server, si, shnum, secret, offset, data, total)
-            size = data.size if isinstance(data, Payload) else len(data)
+            size = Payload.of(data).size
             self.taken[server.server_id, shnum].add((offset, offset + size))
             self.bytes += size
             return progress
