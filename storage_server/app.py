@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -12,10 +13,11 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lafsfs.errors import FormatError, LafsError
-from lafsfs.gbs import headers, messages, routes
+from lafsfs.gbs import batch, headers, messages, routes
 from lafsfs.gbs.headers import OCTET_STREAM, SecretKind
 from lafsfs.gbs.messages import Required
 from lafsfs.gbs.routes import Endpoint, Target
+from storage_server.batch import PartExchange
 from storage_server.errors import BadRangeError, RefusedError
 from storage_server.exchange import DisconnectedError, Exchange
 from storage_server.layout import Kind
@@ -29,7 +31,10 @@ MAX_READ_TEST_WRITE: Final = 1 << 30
 _PIECE: Final = 512 << 10
 _CBOR_ACCEPTED: Final = ("application/cbor", "application/*", "*/*")
 _READS: Final = (Endpoint.READ_IMMUTABLE, Endpoint.READ_MUTABLE)
-_WHOLE_SHARES: Final = (headers.WHOLE_SHARES.lower().encode(), b"%d" % messages.MAX_WHOLE_SHARES)
+_EXTENSIONS: Final = [
+    (headers.WHOLE_SHARES.lower().encode(), b"%d" % messages.MAX_WHOLE_SHARES),
+    (headers.BATCHES.lower().encode(), b"%d" % batch.MAX_BODY),
+]
 _log = logging.getLogger("storage_server.app")
 
 Secrets = Mapping[SecretKind, bytes]
@@ -48,6 +53,7 @@ class Application:
         self._authorization = headers.authorization(swissnum).encode("ascii")
         self._handlers: Mapping[Endpoint, Handler] = {
             Endpoint.VERSION: self._version,
+            Endpoint.BATCH: self._batch,
             Endpoint.LEASE: self._lease,
             Endpoint.ALLOCATE: self._allocate,
             Endpoint.PUT_SHARES: self._put_shares,
@@ -65,6 +71,10 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         exchange = Exchange(scope, receive, send)
+        given = exchange.header(b"authorization") or ""
+        await self._respond(exchange, hmac.compare_digest(given.encode("utf-8"), self._authorization))
+
+    async def _respond(self, exchange: Exchange, authorized: bool) -> None:
         target = routes.match(exchange.path)
         if target is None:
             await exchange.answer(404, b"no such path")
@@ -73,27 +83,42 @@ class Application:
         if endpoint is None:
             await exchange.answer(405, b"no such method here")
             return
+        if not authorized:
+            await exchange.answer(401, b"wrong or missing swissnum")
+            return
         try:
-            await self._serve(exchange, endpoint, target)
+            given = exchange.headers(b"x-tahoe-authorization")
+            secrets = headers.parse_secrets(given, routes.SECRETS[endpoint])
+            await self._handlers[endpoint](exchange, target, secrets)
         except DisconnectedError:
             return
         except (FormatError, RefusedError, OSError) as error:
             await _refuse(exchange, endpoint, error)
-
-    async def _serve(self, exchange: Exchange, endpoint: Endpoint, target: Target) -> None:
-        given = exchange.header(b"authorization") or ""
-        if not hmac.compare_digest(given.encode("utf-8"), self._authorization):
-            await exchange.answer(401, b"wrong or missing swissnum")
-            return
-        secrets = headers.parse_secrets(exchange.headers(b"x-tahoe-authorization"), routes.SECRETS[endpoint])
-        await self._handlers[endpoint](exchange, target, secrets)
 
     # --- both kinds --------------------------------------------------------------------------------
 
     async def _version(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
         if await _answers_cbor(exchange):
             version = messages.encode_version(self._store.version())
-            await exchange.cbor(200, version, [_WHOLE_SHARES])
+            await exchange.cbor(200, version, _EXTENSIONS)
+
+    async def _batch(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
+        if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
+            return
+        parts = [PartExchange(part) for part in batch.decode_parts(await exchange.body(batch.MAX_BODY))]
+        await asyncio.gather(*map(self._respond_to_part, parts))
+        await exchange.cbor(200, batch.encode_outcomes([part.outcome for part in parts]))
+
+    async def _respond_to_part(self, part: PartExchange) -> None:
+        try:
+            if part.path == routes.BATCH:
+                await part.answer(400, b"a batch in a batch")
+            else:
+                await self._respond(part, authorized=True)
+        except Exception:
+            # As uvicorn does with whole requests: the others are not to suffer.
+            _log.exception("a part of a batch failed")
+            part.fail()
 
     async def _lease(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
         await self._store.add_lease(target.storage_index, _lease_secrets(secrets))
@@ -138,9 +163,7 @@ class Application:
         if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
             return
         shares = messages.decode_whole_shares(await exchange.body(messages.MAX_PUT_BODY))
-        answer = await self._store.put_shares(
-            target.storage_index, shares, secrets[SecretKind.UPLOAD], _lease_secrets(secrets)
-        )
+        answer = await self._store.put_shares(target.storage_index, shares, _lease_secrets(secrets))
         await exchange.cbor(200, messages.encode_allocated(answer))
 
     async def _write(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:

@@ -59,10 +59,17 @@ def apply(layout: Layout, changes: Sequence[Change]) -> None:
 
 
 def _create(layout: Layout, change: Create) -> None:
+    # Made where it will stay: ext4 spreads directories over the disk, and one with all new files is a crowded place.
     scratch = layout.scratch(change.storage_index, change.shnum)
-    fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        fd = os.open(scratch, flags, 0o600)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            _make_bucket(layout.bucket(change.storage_index))
+        fd = os.open(scratch, flags, 0o600)
     _edit_and_close(fd, change.edits)
-    rename_into_place(scratch, layout.share(change.storage_index, change.shnum))
+    os.rename(scratch, layout.share(change.storage_index, change.shnum))
 
 
 def _delete(layout: Layout, change: Delete) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from storage_server import leases
-from storage_server.changes import Put
+from storage_server.changes import Buffer, Put
 from storage_server.errors import BadContainerError
 from storage_server.leases import Lease, LeaseSecrets
 
@@ -34,6 +34,11 @@ def recognises(start: bytes) -> bool:
 def header(data_size: int, lease_count: int) -> bytes:
     """The first 12 bytes of a new container."""
     return _HEADER.pack(WRITTEN_VERSION, min(data_size, _MAX_SIZE_FIELD), lease_count)
+
+
+def container(data: Buffer, lease: Lease) -> bytes:
+    """The whole file of a share with one lease."""
+    return b"".join((header(len(data), 1), data, leases.pack_immutable(lease)))
 
 
 def file_size(data_size: int, lease_count: int) -> int:

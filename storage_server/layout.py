@@ -49,8 +49,8 @@ class Layout:
         return f"{self.incoming}/{name[:2]}/{name}/{shnum}"
 
     def scratch(self, storage_index: bytes, shnum: int) -> str:
-        """File in which a share is put together before it is renamed into place; gone after a restart."""
-        return f"{self.incoming}/{_name(storage_index)}.{shnum}"
+        """File in which a share is put together before it is renamed; no share by its name."""
+        return f"{self.bucket(storage_index)}/.{shnum}.new"
 
     def share_numbers(self, storage_index: bytes) -> list[int]:
         """Numbers of the complete shares, ascending; files of other names are not shares."""

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lafsfs.gbs.messages import MAX_MUTABLE_SHARE, Allocated, AllocateRequest, ServerVersion
-from storage_server import advisories, immutable, mutable
-from storage_server.changes import Change, Modify
+from storage_server import advisories, immutable, leases, mutable
+from storage_server.changes import Change, Create, Modify, Put
 from storage_server.errors import (
     AlreadyCompleteError,
     BadContainerError,
@@ -143,39 +143,45 @@ class Store:
     ) -> Allocated:
         """Begin immutable shares; those that are complete get their lease renewed or added."""
         async with self.locks.hold(storage_index):
-            present = self.layout.share_numbers(storage_index)
-            if present:
-                if any(self._kind(storage_index, shnum) is not Kind.IMMUTABLE for shnum in present):
-                    raise ConflictError("the storage index holds mutable shares")
-                await self._renew(storage_index, present, secrets)
+            present = await self._present(storage_index, secrets)
             wanted = request.share_numbers.difference(present)
             allocated = self.uploads.allocate(
                 storage_index, wanted, request.allocated_size, upload_secret, secrets, self._space()
             )
-            return Allocated(frozenset(present), frozenset(allocated))
+            return Allocated(present, frozenset(allocated))
 
     async def put_shares(
         self,
         storage_index: bytes,
         shares: Mapping[int, bytes],
-        upload_secret: bytes,
         secrets: LeaseSecrets,
     ) -> Allocated:
-        """Allocate shares, all of one size, and fill them: what was allocated is complete and durable on return.
+        """Take whole shares: those in the answer are complete and durable on return.
 
-        The answer names it with what was there. Others are in progress under another secret, or do not fit.
+        As with `allocate`, but that shares in progress stay so, whoever began them.
         """
-        request = AllocateRequest(frozenset(shares), len(next(iter(shares.values()))))
-        answer = await self.allocate(storage_index, request, upload_secret, secrets)
-        filling = [
-            self.uploads.fill((storage_index, shnum), upload_secret, shares[shnum])
-            for shnum in answer.allocated
-        ]
-        failures = await asyncio.gather(*filling, return_exceptions=True)
-        for failure in failures:
-            if failure is not None:
-                raise failure
-        return Allocated(answer.already_have | answer.allocated, frozenset())
+        async with self.locks.hold(storage_index):
+            present = await self._present(storage_index, secrets)
+            fresh = {n: data for n, data in shares.items() if n not in present}
+            fresh = self.uploads.admitted(storage_index, fresh, self._space())
+            if fresh:
+                lease = leases.grant(secrets, leases.UPLOADER, time.time(), immutable.WRITTEN_VERSION)
+                await self.journal.commit(
+                    [
+                        Create(storage_index, n, [Put(0, immutable.container(data, lease))])
+                        for n, data in fresh.items()
+                    ]
+                )
+            return Allocated(present.union(fresh), frozenset())
+
+    async def _present(self, storage_index: bytes, secrets: LeaseSecrets) -> frozenset[int]:
+        """The complete immutable shares, after their leases were renewed. The caller holds the lock."""
+        present = self.layout.share_numbers(storage_index)
+        if present:
+            if any(self._kind(storage_index, shnum) is not Kind.IMMUTABLE for shnum in present):
+                raise ConflictError("the storage index holds mutable shares")
+            await self._renew(storage_index, present, secrets)
+        return frozenset(present)
 
     def abort(self, storage_index: bytes, shnum: int, upload_secret: bytes) -> None:
         """Give up a share in progress. AlreadyCompleteError, NoShareError, BadSecretError."""

@@ -34,7 +34,7 @@ class Upload:
         self.unsynced = 0
         self._secret = secret
         self._received = RangeSet()
-        self._record = leases.pack_immutable(lease)
+        self._lease = lease
         self._memory = bytearray(size) if path is None else bytearray()
         if path is not None:
             self._create_file(path)
@@ -47,7 +47,7 @@ class Upload:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, immutable.header(self.size, 1), 0)
-            write_all(fd, self._record, immutable.DATA_OFFSET + self.size)
+            write_all(fd, leases.pack_immutable(self._lease), immutable.DATA_OFFSET + self.size)
         finally:
             os.close(fd)
 
@@ -61,7 +61,7 @@ class Upload:
 
     def container(self) -> bytes:
         """The whole container file of a complete small share."""
-        return b"".join((immutable.header(self.size, 1), self._memory, self._record))
+        return immutable.container(self._memory, self._lease)
 
     @contextmanager
     def writing(self, begin: int, end: int) -> Iterator[ShareWriter]:

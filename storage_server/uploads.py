@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -75,6 +75,15 @@ class Uploads:
                 allocated.add(shnum)
         return allocated
 
+    def admitted(self, storage_index: bytes, shares: Mapping[int, bytes], space: int) -> dict[int, bytes]:
+        """Of whole shares those for which there is room, and that are not in progress anyway."""
+        admitted: dict[int, bytes] = {}
+        for shnum, data in shares.items():
+            space -= len(data)
+            if space >= self.reserved and (storage_index, shnum) not in self._uploads:
+                admitted[shnum] = data
+        return admitted
+
     def _begin(self, key: tuple[bytes, int], size: int, upload_secret: bytes, secrets: LeaseSecrets) -> bool:
         lease = leases.grant(secrets, leases.UPLOADER, time.time(), immutable.WRITTEN_VERSION)
         in_memory = size <= SMALL and self._in_memory + size <= _MEMORY_BUDGET
@@ -110,13 +119,6 @@ class Uploads:
                 yield upload, writer
             finally:
                 upload.touched = self._clock()
-
-    async def fill(self, key: tuple[bytes, int], upload_secret: bytes, data: bytes) -> None:
-        """Write all bytes of a share in progress: it is durable and visible on return."""
-        with self.writing(key, upload_secret, 0, len(data)) as (upload, writer):
-            writer.feed(data)
-            writer.finish()
-        await self.settle(upload)
 
     async def settle(self, upload: Upload) -> bool:
         """Put the share in place if it is complete: then it is durable and visible on return, and true."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
 import struct
 import time
@@ -24,7 +23,8 @@ from lafsfs.formats.hashing import Buffer
 _NAME_TAG = b"lafsfs_segment_cache_name_v1"
 _NAME_SIZE = 20
 _LOCK = "lock"
-_TEMPORARY = "incoming"
+_TEMPORARY = "incoming"  # in the folder of the part, as ext4 is slow in making many files in one place
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _TOTAL = struct.Struct(">Q")
 _DISK_BLOCK = 4096
 _LOW_WATER = 0.9  # evict down to this share of the limit, so that not every write has to look for victims
@@ -86,8 +86,15 @@ class SegmentCache:
         """Keep parts, evicting others for them; how many were kept, or were here already."""
         kept = 0
         with contextlib.suppress(OSError), self._locked() as lock:
-            for part in parts:
-                kept += self._put_one(lock, part)
+            total = _total(lock)
+            # Counted before it is written: after a crash in between, the total is too high until an eviction.
+            _set_total(lock, min(self._limit, total + sum(_on_disk(part.size) for part in parts)))
+            try:
+                for part in parts:
+                    present, total = self._put_one(total, part)
+                    kept += present
+            finally:
+                _set_total(lock, total)
         return kept
 
     def discard(self, storage_index: bytes, ueb_hash: bytes, part: str) -> None:
@@ -111,40 +118,38 @@ class SegmentCache:
 
     # --- inside the lock -----------------------------------------------------------------------------
 
-    def _put_one(self, lock: int, part: Part) -> bool:
+    def _put_one(self, total: int, part: Part) -> tuple[bool, int]:
+        """Whether a part is here now, and how many bytes are here with it; `total` are without. OSError: as before."""
         path = self._path(part.storage_index, part.ueb_hash, part.name)
         size = _on_disk(part.size)
         if os.access(path, os.F_OK):
-            return True
+            return True, total
         if size > self._limit:
-            return False
-        total = _total(lock)
+            return False, total
         if total + size > self._limit:
             total = self._evict(int(self._limit * _LOW_WATER) - size)
             if total + size > self._limit:
-                _set_total(lock, total)
-                return False
-        # Counted before it is written: after a crash in between, the total is too high until an eviction.
-        _set_total(lock, total + size)
-        self._write(lock, total, path, part.pieces)
-        return True
+                return False, total
+        self._write(path, part.pieces)
+        return True, total + size
 
-    def _write(self, lock: int, total: int, path: str, pieces: Sequence[Buffer]) -> None:
-        """Write one part. If that fails, `total` bytes are here as before. OSError."""
-        temporary = os.path.join(self._directory, _TEMPORARY)
+    def _write(self, path: str, pieces: Sequence[Buffer]) -> None:
+        folder = os.path.dirname(path)
+        temporary = os.path.join(folder, _TEMPORARY)
         try:
-            with open(temporary, "wb", buffering=0) as file:
-                for piece in pieces:
-                    _write_all(file, piece)
             try:
-                os.replace(temporary, path)
+                fd = os.open(temporary, _NEW, 0o600)
             except FileNotFoundError:
-                os.mkdir(os.path.dirname(path), 0o700)
-                os.replace(temporary, path)
+                os.mkdir(folder, 0o700)
+                fd = os.open(temporary, _NEW, 0o600)
+            try:
+                _write_all(fd, pieces)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
         except OSError:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            _set_total(lock, total)
             raise
 
     def _evict(self, target: int) -> int:
@@ -160,13 +165,15 @@ class SegmentCache:
         return total
 
     def _entries(self) -> Iterator[tuple[float, int, str]]:
-        """(time of last use, bytes on disk, path) of everything here but the lock."""
-        (self._directory / _TEMPORARY).unlink(missing_ok=True)
+        """(time of last use, bytes on disk, path) of everything here but the lock. What a crash left is removed."""
         for folder in os.scandir(self._directory):
             if not folder.is_dir(follow_symlinks=False):
                 continue
             for entry in os.scandir(folder.path):
                 with contextlib.suppress(FileNotFoundError):
+                    if entry.name == _TEMPORARY:
+                        os.unlink(entry.path)
+                        continue
                     status = entry.stat(follow_symlinks=False)
                     yield status.st_mtime, _on_disk(status.st_size), entry.path
 
@@ -188,10 +195,12 @@ class SegmentCache:
         return os.path.join(self._directory, text[:2], text[2:])
 
 
-def _write_all(file: io.FileIO, data: Buffer) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+def _write_all(fd: int, pieces: Sequence[Buffer]) -> None:
+    written = os.writev(fd, pieces)
+    if written < sum(len(piece) for piece in pieces):
+        rest = memoryview(b"".join(pieces))[written:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
 
 
 def _on_disk(size: int) -> int:

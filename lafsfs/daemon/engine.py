@@ -29,7 +29,7 @@ from lafsfs.transfer.keypool import KeyPool
 
 _STATE_TAG = b"lafsfs_state_directory_v1"
 _KEYPOOL_TAG = b"lafsfs_keypool_v1"
-_KEYPOOL_TARGET = 512  # directories that need not wait for a key; half a minute of an idle core
+_KEYPOOL_TARGET = 512  # directories that need not wait for a key; ten seconds of two idle cores
 
 
 @dataclass(frozen=True)

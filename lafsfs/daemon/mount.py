@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 # After SIGTERM or a plain unmount, so long is published what is pending. systemd kills after 90 s.
 GRACE = 20.0
-_SETTLED = 10.0
+_SETTLED = 5.0
 _INTERRUPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # Called once: with notes for the user when the tree is usable.
@@ -162,7 +162,7 @@ async def _ask_for_read_ahead(where: Path) -> None:
 
 
 async def _fill_when_settled(keypool: KeyPool, tree: Tree) -> None:
-    """Stocks up on keys, once the first rush after mounting is over: they cost a core for seconds."""
+    """Stocks up on keys, once the first rush after mounting is over: they cost all cores for seconds."""
     await trio.sleep(_SETTLED)
     await keypool.fill(tree.until_quiet)
 

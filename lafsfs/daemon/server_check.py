@@ -13,7 +13,7 @@ from lafsfs.errors import FormatError, UsageError
 from lafsfs.formats import base32
 from lafsfs.formats.keys import LeaseSecrets
 from lafsfs.gbs.nurl import Furl, Nurl
-from lafsfs.grid.connection import PROBE
+from lafsfs.grid.exchange import PROBE
 from lafsfs.grid.server import StorageServer
 from lafsfs.grid.servers import Grid, ServerStatus
 

@@ -18,6 +18,8 @@ CBOR: Final = "application/cbor"
 OCTET_STREAM: Final = "application/octet-stream"
 WHOLE_SHARES: Final = "Lafs-Whole-Shares"
 """In the answer to GET version of a server that takes whole shares (adr/whole-shares.md): how many bytes of them."""
+BATCHES: Final = "Lafs-Batches"
+"""In that answer, of a server that takes batches (adr/batches.md): how many bytes of them."""
 
 _SCHEME: Final = "Tahoe-LAFS "
 

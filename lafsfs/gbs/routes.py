@@ -14,6 +14,8 @@ from lafsfs.gbs.headers import SecretKind
 
 PREFIX: Final = "/storage/v1"
 VERSION: Final = PREFIX + "/version"
+BATCH: Final = PREFIX + "/batch"
+"""POST: several requests in one (adr/batches.md)."""
 
 STORAGE_INDEX_SIZE: Final = 16
 
@@ -22,6 +24,7 @@ class Endpoint(Enum):
     """The operations of the protocol."""
 
     VERSION = "version"
+    BATCH = "batch"
     LEASE = "lease"
     ALLOCATE = "allocate"
     PUT_SHARES = "put-shares"
@@ -42,9 +45,10 @@ _NONE: frozenset[SecretKind] = frozenset()
 
 SECRETS: Final[Mapping[Endpoint, frozenset[SecretKind]]] = {
     Endpoint.VERSION: _NONE,
+    Endpoint.BATCH: _NONE,
     Endpoint.LEASE: _LEASE_SECRETS,
     Endpoint.ALLOCATE: _LEASE_SECRETS | _UPLOAD,
-    Endpoint.PUT_SHARES: _LEASE_SECRETS | _UPLOAD,
+    Endpoint.PUT_SHARES: _LEASE_SECRETS,
     Endpoint.WRITE: _UPLOAD,
     Endpoint.ABORT: _UPLOAD,
     Endpoint.READ_IMMUTABLE: _NONE,
@@ -140,14 +144,15 @@ _PATTERNS: Final = (
     (rf"mutable/{_SI}/{_SHNUM}/corrupt", {"POST": Endpoint.CORRUPT_MUTABLE}),
 )
 _COMPILED: Final = tuple((re.compile(f"{PREFIX}/{pattern}"), methods) for pattern, methods in _PATTERNS)
-_VERSION_TARGET: Final = Target({"GET": Endpoint.VERSION})
+_FIXED: Final = {VERSION: Target({"GET": Endpoint.VERSION}), BATCH: Target({"POST": Endpoint.BATCH})}
 _MAX_SHNUM_DIGITS: Final = 20
 
 
 def match(path: str) -> Target | None:
     """The target of a request path, or None where the protocol has nothing."""
-    if path == VERSION:
-        return _VERSION_TARGET
+    fixed = _FIXED.get(path)
+    if fixed is not None:
+        return fixed
     for pattern, methods in _COMPILED:
         found = pattern.fullmatch(path)
         if found is not None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import httpx
 import trio
@@ -19,58 +18,17 @@ from lafsfs.errors import (
     ServerTimeoutError,
     ServerUnreachableError,
 )
-from lafsfs.gbs.headers import AUTHORIZATION, CBOR, authorization
+from lafsfs.gbs.headers import AUTHORIZATION, authorization
 from lafsfs.gbs.nurl import Nurl
+from lafsfs.grid.batching import SMALL, Batcher
+from lafsfs.grid.exchange import Lane, Reply, Request, Timeouts
 from lafsfs.grid.health import Health
 from lafsfs.grid.tls import Buffer
 from lafsfs.grid.transport import Payload, PinnedTransport
 
-SLOWEST: Final = 32 * 1024
-"""Bytes per second below which a transfer is given up."""
 _ERROR_BODY: Final = 256 * 1024
 
 T = TypeVar("T")
-HeaderLines = Iterable[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds to wait for things.
-
-    `connect`: TCP and TLS together; `progress`: the next bytes; `commit`: the answer to a writing request;
-    `pool`: a free connection; `request`: the whole exchange, beside the time that its bytes may take.
-    """
-
-    connect: float = 5.0
-    progress: float = 15.0
-    commit: float = 30.0
-    pool: float = 60.0
-    request: float = 45.0
-
-    def of(self, size: int, *, writing: bool = False) -> dict[str, float]:
-        """Timeouts of a request that moves `size` bytes, as the transport wants them."""
-        return {
-            "connect": self.connect,
-            "read": self.commit if writing else self.progress,
-            "write": self.progress,
-            "pool": self.pool,
-            "total": self.pool + self.request + size / SLOWEST,
-        }
-
-
-PROBE: Final = Timeouts(connect=3.0, progress=5.0, commit=5.0, pool=5.0, request=5.0)
-
-
-class Reply(NamedTuple):
-    """An answer with one of the expected statuses."""
-
-    status: int
-    headers: httpx.Headers
-    body: bytes
-
-    @property
-    def content_type(self) -> str:
-        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 class _Route:
@@ -94,11 +52,17 @@ class ServerConnection:
         self._routes = [_Route(nurl) for nurl in nurls if not nurl.network]
         self._health = health
         self._timeouts = timeouts
+        self._batchers = {lane: Batcher(self._send, lane.patience) for lane in Lane}
 
     @property
     def certificate(self) -> bytes | None:
         """The certificate (DER) of the last connection, if there was any."""
         return next((r.transport.certificate for r in self._routes if r.transport.certificate), None)
+
+    def take_batches(self, limit: int) -> None:
+        """From now on small requests may go in batches of so many bytes; 0: alone."""
+        for batcher in self._batchers.values():
+            batcher.limit = limit
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -112,30 +76,25 @@ class ServerConnection:
         expected: tuple[int, ...],
         accept: Callable[[Reply], T],
         *,
-        headers: HeaderLines = (),
+        headers: Sequence[tuple[str, str]] = (),
         body: Buffer | Payload = b"",
         max_body: int = 1 << 20,
         idempotent: bool = False,
+        lane: Lane | None = None,
         timeouts: Timeouts | None = None,
     ) -> T:
         """One exchange: what `accept` makes of the reply. ServerRefusedError for a status not `expected`.
 
         `accept` raises FormatError for contents that break the protocol. The first NURL that can be connected
-        to is used, and kept to.
+        to is used, and kept to. With a `lane`, which is for requests with short answers, it may travel with others.
         """
         payload = Payload.of(body)
-        size = payload.size
-        lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
-        extensions = {
-            "timeout": (timeouts or self._timeouts).of(size + max_body, writing=method != "GET"),
-            "target": path.encode("ascii"),
-            "max_body": max(max_body, _ERROR_BODY),
-            "idempotent": idempotent,
-        }
+        repeatable = idempotent or method == "GET"
+        request = Request(method, path, headers, payload, max_body, repeatable, timeouts or self._timeouts)
+        send = self._send if lane is None or payload.size > SMALL else self._batchers[lane].send
         began = trio.current_time()
         try:
-            response = await self._send(method, lines, payload, extensions)
-            reply = Reply(response.status_code, response.headers, response.extensions["body"])
+            reply = await send(request)
             result = self._judged(reply, expected, method, accept)
         except ServerRefusedError as error:
             # A server that says no is well; one that fails is not.
@@ -147,7 +106,7 @@ class ServerConnection:
         except ServerError as error:
             self._health.failed(error)
             raise
-        self._health.succeeded(trio.current_time() - began, size + len(reply.body))
+        self._health.succeeded(trio.current_time() - began, payload.size + len(reply.body))
         return result
 
     def _judged(
@@ -161,17 +120,27 @@ class ServerConnection:
         except FormatError as error:
             raise BadAnswerError(f"{self._name}: {error}") from error
 
-    async def _send(
-        self, method: str, lines: list[tuple[bytes, bytes]], body: Payload, extensions: dict[str, object]
-    ) -> httpx.Response:
+    async def _send(self, request: Request) -> Reply:
+        lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
+        size = request.body.size + request.max_body
+        extensions = {
+            "timeout": request.timeouts.of(size, writing=request.method != "GET"),
+            "target": request.path.encode("ascii"),
+            "max_body": max(request.max_body, _ERROR_BODY),
+            "idempotent": request.idempotent,
+        }
         failure: ServerError = ServerUnreachableError(f"{self._name} has no address that can be used")
         for route in list(self._routes):
-            request = httpx.Request(
-                method, route.url, headers=route.headers + lines, stream=body, extensions=extensions
+            message = httpx.Request(
+                request.method,
+                route.url,
+                headers=route.headers + lines,
+                stream=request.body,
+                extensions=extensions,
             )
             try:
                 # Not by an AsyncClient: its cookies, redirects and authentication cost as much as sending.
-                response = await route.transport.handle_async_request(request)
+                response = await route.transport.handle_async_request(message)
             except PinMismatchError:
                 failure = PinMismatchError(
                     f"{self._name}: the certificate is not the one that its NURL names"
@@ -188,14 +157,10 @@ class ServerConnection:
                 raise BadAnswerError(f"{self._name}: {error}") from error
             else:
                 self._prefer(route)
-                return response
+                return Reply(response.status_code, response.headers, response.extensions["body"])
         raise failure
 
     def _prefer(self, route: _Route) -> None:
         if self._routes[0] is not route:
             self._routes.remove(route)
             self._routes.insert(0, route)
-
-
-CBOR_REQUEST: Final = (("Content-Type", CBOR), ("Accept", CBOR))
-CBOR_ANSWER: Final = (("Accept", CBOR),)

@@ -60,20 +60,19 @@ class Health:
 
     def failed(self, error: ServerError) -> None:
         """The server did not do what it should have done."""
-        self.failures += 1
         self.total_failures += 1
         self.last_failure = error
+        if self.quarantined_until is not None and self.quarantined_until > trio.current_time():
+            return  # requests that travelled together and fail together are one failure
+        self.failures += 1
         gone = isinstance(error, ServerUnreachableError | ServerTimeoutError | PinMismatchError)
         if gone or self.failures >= TOLERATED_ODDITIES:
             self._quarantine()
 
     def _quarantine(self) -> None:
         first = not self.quarantined
-        now = trio.current_time()
-        if self.quarantined_until is not None and self.quarantined_until > now:
-            return  # parallel requests that fail together are one failure
         length = min(LONGEST_QUARANTINE, FIRST_QUARANTINE * 2.0 ** min(self.failures - 1, 10))
-        self.quarantined_until = now + length * random.uniform(0.75, 1.25)
+        self.quarantined_until = trio.current_time() + length * random.uniform(0.75, 1.25)
         if first and self.on_quarantine:
             self.on_quarantine()
 

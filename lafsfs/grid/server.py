@@ -14,8 +14,9 @@ import trio
 from lafsfs.config import ServerEntry
 from lafsfs.errors import FormatError, ServerError, ServerRefusedError, ServerUnreachableError
 from lafsfs.formats.keys import LeaseSecrets
-from lafsfs.gbs import messages, routes
+from lafsfs.gbs import batch, messages, routes
 from lafsfs.gbs.headers import (
+    BATCHES,
     CBOR,
     OCTET_STREAM,
     WHOLE_SHARES,
@@ -26,7 +27,9 @@ from lafsfs.gbs.headers import (
     secret_lines,
 )
 from lafsfs.gbs.messages import Allocated, ServerVersion, TestWrite
-from lafsfs.grid.connection import CBOR_ANSWER, CBOR_REQUEST, PROBE, Reply, ServerConnection, Timeouts
+from lafsfs.grid.batching import SMALL
+from lafsfs.grid.connection import ServerConnection
+from lafsfs.grid.exchange import CBOR_ANSWER, CBOR_REQUEST, PROBE, Lane, Reply, Timeouts
 from lafsfs.grid.health import Health
 from lafsfs.grid.tls import Buffer
 from lafsfs.grid.transport import Payload
@@ -111,9 +114,10 @@ class StorageServer:
         return True
 
     async def _ask_version(self, timeouts: Timeouts | None) -> None:
-        self.known_version, self.takes_whole = await self._connection.request(
+        self.known_version, self.takes_whole, batches = await self._connection.request(
             "GET", routes.VERSION, (200,), _version, headers=CBOR_ANSWER, timeouts=timeouts
         )
+        self._connection.take_batches(min(batches, batch.MAX_BODY))
         self._version_time = trio.current_time()
 
     # --- immutable shares ----------------------------------------------------------------------------
@@ -134,24 +138,23 @@ class StorageServer:
             _allocated,
             headers=[*CBOR_REQUEST, *secret_lines(secrets)],
             body=body,
+            lane=Lane.WRITE_ONCE,
         )
 
-    async def put_shares(
-        self, storage_index: bytes, shares: Mapping[int, Buffer], upload_secret: bytes
-    ) -> Allocated | None:
+    async def put_shares(self, storage_index: bytes, shares: Mapping[int, Buffer]) -> Allocated | None:
         """Upload whole shares, all of one size (adr/whole-shares.md), to a server that `takes_whole` so many bytes.
 
         Those that it has then, the new ones durably; or None if it does not know how, any more.
         """
-        secrets = {**await self._lease_secrets(storage_index), SecretKind.UPLOAD: upload_secret}
         answer = await self._connection.request(
             "PUT",
             routes.allocate(storage_index),
             (200, 404, 405),
             _allocated_if_known,
-            headers=[*CBOR_REQUEST, *secret_lines(secrets)],
+            headers=[*CBOR_REQUEST, *secret_lines(await self._lease_secrets(storage_index))],
             body=messages.encode_whole_shares(shares),
             idempotent=True,
+            lane=Lane.WRITE,
         )
         if answer is None:
             self.takes_whole = 0
@@ -177,7 +180,7 @@ class StorageServer:
         ]
         path = routes.immutable_share(storage_index, shnum)
         return await self._connection.request(
-            "PATCH", path, (200, 201), _progress, headers=headers, body=data
+            "PATCH", path, (200, 201), _progress, headers=headers, body=data, lane=Lane.WRITE_ONCE
         )
 
     async def abort(self, storage_index: bytes, shnum: int, upload_secret: bytes) -> None:
@@ -230,6 +233,7 @@ class StorageServer:
             body=messages.encode_read_test_write(messages.ReadTestWrite(vectors, read_vector)),
             max_body=min(_ANSWER + wanted, _LARGEST_ANSWER),
             idempotent=not vectors,
+            lane=_lane_of(bool(vectors), sum(size for _, size in read_vector)),
         )
         return answer.success, {shnum: list(values) for shnum, values in answer.data.items()}
 
@@ -240,7 +244,7 @@ class StorageServer:
         headers = secret_lines(await self._lease_secrets(storage_index))
         path = routes.lease(storage_index)
         status = await self._connection.request(
-            "PUT", path, (204, 404), _status, headers=headers, idempotent=True
+            "PUT", path, (204, 404), _status, headers=headers, idempotent=True, lane=Lane.WRITE
         )
         return status == 204
 
@@ -267,7 +271,9 @@ class StorageServer:
         }
 
     async def _shares(self, path: str) -> frozenset[int]:
-        return await self._connection.request("GET", path, (200,), _share_numbers, headers=CBOR_ANSWER)
+        return await self._connection.request(
+            "GET", path, (200,), _share_numbers, headers=CBOR_ANSWER, lane=Lane.READ
+        )
 
     async def _read(self, path: str, offset: int, size: int) -> bytes:
         if size <= 0:
@@ -279,7 +285,15 @@ class StorageServer:
             functools.partial(_piece, offset, size),
             headers=[("Range", range_of(offset, size))],
             max_body=size,
+            lane=_lane_of(False, size),
         )
+
+
+def _lane_of(writing: bool, answer: int) -> Lane | None:
+    """Where a request goes whose answer has about so many bytes."""
+    if answer > SMALL:
+        return None
+    return Lane.WRITE_ONCE if writing else Lane.READ
 
 
 # --- what replies mean; FormatError for contents that break the protocol ---------------------------------
@@ -295,10 +309,16 @@ def _cbor_body(reply: Reply) -> bytes:
     return reply.body
 
 
-def _version(reply: Reply) -> tuple[ServerVersion, int]:
-    whole = reply.headers.get(WHOLE_SHARES, "")
-    takes_whole = int(whole) if whole.isdecimal() and len(whole) < _MAX_DIGITS else 0
-    return messages.decode_version(_cbor_body(reply)), takes_whole
+def _version(reply: Reply) -> tuple[ServerVersion, int, int]:
+    """What the server says, and how many bytes of whole shares and of batches it takes."""
+    version = messages.decode_version(_cbor_body(reply))
+    return version, _number(reply, WHOLE_SHARES), _number(reply, BATCHES)
+
+
+def _number(reply: Reply, name: str) -> int:
+    """A header that Tahoe's servers do not send."""
+    value = reply.headers.get(name.lower(), "")
+    return int(value) if value.isdecimal() and len(value) < _MAX_DIGITS else 0
 
 
 def _allocated(reply: Reply) -> Allocated:

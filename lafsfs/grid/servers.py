@@ -17,7 +17,7 @@ import trio
 from lafsfs.config import ClientSecrets, Encoding, GridProfile
 from lafsfs.errors import NotEnoughServersError
 from lafsfs.formats.keys import LeaseSecrets
-from lafsfs.grid.connection import Timeouts
+from lafsfs.grid.exchange import Timeouts
 from lafsfs.grid.managers import may_receive_shares
 from lafsfs.grid.server import StorageServer
 

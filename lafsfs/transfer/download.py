@@ -297,12 +297,17 @@ class ChkReader:
         start = first * params.block_size
         end = last * params.block_size + params.block_size_of(last)
 
-        async def fetch(share: ShareSource) -> bytes | memoryview:
+        def look(share: ShareSource) -> Buffer | None:
+            return None if share.layout is None else share.held(share.layout.data + start, end - start)
+
+        async def fetch(share: ShareSource) -> Buffer:
             layout = share.layout or file.layout or await share.open()
             return await share.read(layout.data + start, end - start)
 
         while True:
-            blocks = await self._finder.gather(params.k, end - start, fetch)
+            blocks: dict[ShareSource, Buffer] | None = self._finder.held(params.k, look)
+            if blocks is None:
+                blocks = await self._finder.gather(params.k, end - start, fetch)
             size = 2 * params.segsize * (last - first + 1)
             calls = [partial(self._decoded, file, s, first, blocks) for s in range(first, last + 1)]
             segments = await compute_all(size, calls)
@@ -314,7 +319,7 @@ class ChkReader:
             await self._find_culprits(list(blocks), first, last)
 
     def _decoded(
-        self, file: _OpenFile, segnum: int, first: int, blocks: dict[ShareSource, bytes | memoryview]
+        self, file: _OpenFile, segnum: int, first: int, blocks: dict[ShareSource, Buffer]
     ) -> _Segment | None:
         """One segment from the blocks of a run that begins at `first`; None if it is wrong."""
         params = file.params

@@ -1,8 +1,9 @@
 """Parts of immutable files on their way into the segment cache.
 
 A visit of a worker thread takes longer than writing a small file, so parts are written several at a time, and nobody
-waits for that. What the disk does not take in time, or is not written yet when the process dies, is lost to the cache,
-and to nothing else.
+waits for that: a program that reads one small file after the other should have the disk and the cores for itself.
+What the disk does not take in time, or is not written yet when the process dies, is lost to the cache, and to nothing
+else.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from lafsfs.cache.segments import Part, SegmentCache
 from lafsfs.errors import LafsError
 from lafsfs.grid.servers import Grid
 
-_ENOUGH = 1 << 20  # bytes that are worth a thread's visit at once; fewer wait for others,
-_WHILE = 0.05  # so many seconds
+_ENOUGH = 8 << 20  # bytes that are written at once; fewer wait until for a while
+_WHILE = 0.2  # so many seconds nothing has come
 _MOST = 32 << 20  # bytes that may wait
 
 
@@ -28,7 +29,7 @@ class Keeper:
         self._waiting: list[Part] = []
         self._size = 0
         self._writing = False
-        self._enough = trio.Event()
+        self._arrived = trio.Event()
 
     def keep(self, grid: Grid, part: Part) -> None:
         """Have a part written, unless too much is waiting."""
@@ -36,8 +37,7 @@ class Keeper:
             return
         self._waiting.append(part)
         self._size += part.size
-        if self._size >= _ENOUGH:
-            self._enough.set()
+        self._arrived.set()
         if not self._writing:
             self._writing = True
             try:
@@ -48,17 +48,24 @@ class Keeper:
     async def _write(self) -> None:
         try:
             while self._waiting:
-                with trio.move_on_after(_WHILE):
-                    await self._enough.wait()
+                await self._gather()
                 await self._write_waiting()
         finally:
             self._writing = False
             with trio.CancelScope(shield=True):  # the grid is closed
                 await self._write_waiting()
 
+    async def _gather(self) -> None:
+        """Return when enough is waiting, or nothing comes any more."""
+        while self._size < _ENOUGH:
+            self._arrived = trio.Event()
+            with trio.move_on_after(_WHILE) as patience:
+                await self._arrived.wait()
+            if patience.cancelled_caught:
+                return
+
     async def _write_waiting(self) -> None:
         parts, self._waiting = self._waiting, []
-        self._enough = trio.Event()
         if parts:
             await trio.to_thread.run_sync(self._cache.put, parts)
             self._size -= sum(part.size for part in parts)

@@ -21,6 +21,7 @@ from nacl.exceptions import CryptoError
 from lafsfs.config.files import sync_directory
 from lafsfs.errors import FormatError
 from lafsfs.formats import rsa
+from lafsfs.transfer.concurrent import together
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _NONCE = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 _MAX_FILE = 1 << 16
 _WHILE_WAITED_FOR, _FOR_STOCK = 5, 19
 """Niceness of the threads that make keys (0.06 s of a core each): programs at work on the tree come first."""
+_CORES = os.cpu_count() or 1
 _AT_ONCE = 16
 """Keys that one visit to the disk fetches at most; those that nobody took are lost with the process."""
 
@@ -51,8 +53,8 @@ class KeyPool:
         self._fetching = trio.Lock()
         self._at_once = 1
         self._taken = trio.Event()
-        self._stockers = _quiet_threads(1, _FOR_STOCK)
-        self._makers = _quiet_threads(os.cpu_count() or 1, _WHILE_WAITED_FOR)
+        self._stockers = _quiet_threads(_CORES, _FOR_STOCK)
+        self._makers = _quiet_threads(_CORES, _WHILE_WAITED_FOR)
 
     async def take(self) -> rsa.SigningKey:
         """A key that nobody else has or will get: from stock, else generated now."""
@@ -74,16 +76,19 @@ class KeyPool:
     async def fill(self, idle: Callable[[], Awaitable[None]] | None = None) -> None:
         """Keep the stock at its target, for ever. To be run in the owner's nursery and cancelled there.
 
-        `idle` is awaited before each key is made: it returns when nobody else wants the processor.
+        `idle` is awaited before keys are made, one for each core: it returns when nobody else wants the processor.
         """
         while True:
             taken = self._taken
-            while await self._stock() < self._target:
+            while (missing := self._target - await self._stock()) > 0:
                 if idle is not None:
                     await idle()
-                await self._put(await _generate(self._stockers))
+                await together(*[self._make] * min(missing, _CORES))
             self._at_once = 1
             await taken.wait()
+
+    async def _make(self) -> None:
+        await self._put(await _generate(self._stockers))
 
     async def stock(self) -> int:
         """How many keys are there."""

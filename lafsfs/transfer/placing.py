@@ -212,7 +212,7 @@ class _Placing:
         if not file.whole or len(shares) * file.share_size > server.takes_whole:
             return None
         whole = {shnum: file.whole[shnum] for shnum in shares}
-        return await server.put_shares(file.storage_index, whole, file.upload_secret)
+        return await server.put_shares(file.storage_index, whole)
 
     async def _join(self, server: StorageServer, shnum: int) -> None:
         """Find out what is missing of a share that is in progress, if it is our own upload.

@@ -41,13 +41,20 @@ class ShareSource:
 
     async def read(self, offset: int, size: int) -> bytes | memoryview:
         """Exactly these bytes of the share."""
-        for start, data in self._held:
-            if start <= offset and offset + size <= start + len(data):
-                return memoryview(data)[offset - start : offset - start + size]
+        held = self.held(offset, size)
+        if held is not None:
+            return held
         data = await self.server.read_immutable(self._storage_index, self.shnum, offset, size)
         if len(data) != size:
             raise CorruptShareError("the share is cut off")
         return data
+
+    def held(self, offset: int, size: int) -> memoryview | None:
+        """These bytes, if they were read ahead."""
+        for start, data in self._held:
+            if start <= offset and offset + size <= start + len(data):
+                return memoryview(data)[offset - start : offset - start + size]
+        return None
 
     async def read_ueb(self) -> bytes:
         """The UEB, unchecked. Holds the hash trees in front of it too, unless they are large."""

@@ -101,10 +101,11 @@ class _Batches:
 
     async def read(self, offset: int) -> memoryview:
         """The batch at `offset`; empty at the end."""
-        size = max(0, min(self._size, self._params.size - offset))
+        size = min(self._size, self._params.size - offset)
+        if size <= 0:
+            return memoryview(b"")
         batch = memoryview(self._buffer() if offset else bytearray(size))[:size]
-        if size:
-            await self._source.read_into(offset, batch)
+        await self._source.read_into(offset, batch)
         return batch
 
     def _buffer(self) -> bytearray:

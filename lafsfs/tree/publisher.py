@@ -36,13 +36,13 @@ OPEN_IDLE = 5.0  # seconds without a write after which an open file is published
 OPEN_LATEST = 60.0  # an open file that is written all the time is published this often at most
 PACE = 4.0  # a directory rests this many times as long as its last publishing took
 DIRECTORY_SLOTS = 8
-HURRIED_DIRECTORY_SLOTS = (
-    16  # threads that sign, disks and servers are waited for: all of them are to have work
-)
+# In a hurry so many at a time: small requests to one server then travel together (adr/batches.md). Large contents wait
+# for memory.
+HURRIED_UPLOADS, HURRIED_DIRECTORIES = 64, 48
 RESUMED_FROM = 1 << 20  # uploads of so many bytes go on where they stopped; smaller ones begin again
 LARGE = 8 << 20  # bytes; the upload of a larger file gives way to programs in its middle
 QUIET = 0.1  # seconds without a request after which programs are not busy with the tree
-LOOK_AGAIN = 0.05  # seconds before a directory that waits for children is looked at again
+LOOK_AGAIN = 0.01  # seconds before a directory that waits for children is looked at again
 PARKED_CHECK = 5.0  # seconds after which a directory that waits for others looks again by itself
 IN_VAIN = 12.0  # seconds for which directories wait for nothing but each other
 
@@ -55,9 +55,9 @@ class Publisher:
         options = tree.options
         self._changed = Bell()
         rules = self._busy_until, self._requests, self._changed
-        self.files = Queue(self._publish_file, options.upload_slots, *rules)
+        self.files = Queue(self._publish_file, options.upload_slots, *rules, hurried_slots=HURRIED_UPLOADS)
         self.directories = Queue(
-            self._publish_directory, DIRECTORY_SLOTS, *rules, hurried_slots=HURRIED_DIRECTORY_SLOTS
+            self._publish_directory, DIRECTORY_SLOTS, *rules, hurried_slots=HURRIED_DIRECTORIES
         )
         # Directories with names that wait for objects moved elsewhere.
         self.waiting_removals: set[Folder] = set()

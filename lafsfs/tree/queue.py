@@ -21,7 +21,8 @@ CALM = 0.4  # seconds for which programs must not be busy any more before severa
 REST = 0.005  # seconds for which a queue rests for each request that came while it did an overdue job,
 REST_SHARE = 4.0  # but no more than so many times as long as the job took,
 REST_MAX = 1.0  # nor than this
-LOOK_AGAIN = 0.02  # seconds between two looks at a job that waits for many others, in a hurry, or gives way
+LOOK_AGAIN = 0.02  # seconds between two looks at a job that gives way,
+PARKED = 0.005  # and, in a hurry, at one that waits for many others
 AWAITED = 5.0  # seconds for which no job gives way after somebody began to wait for one of them
 
 
@@ -126,7 +127,7 @@ class Queue:
         now = trio.current_time()
         job = self._jobs.get(key)
         if self._hurried:
-            due = min(due, now + LOOK_AGAIN if job is not None and job.parked else now)
+            due = min(due, now + PARKED if job is not None and job.parked else now)
         if job is None:
             job = self._jobs[key] = Job(key, due, now)
         elif job.running:

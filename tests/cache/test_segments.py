@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,11 @@ def test_several_parts(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_not_counted(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, 3 * BLOCK)
-    (tmp_path / "incoming").mkdir()
+    put(cache, "a", [b"a"])
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    shutil.rmtree(folder)
+    folder.write_bytes(b"in the way")
+    (tmp_path / "lock").write_bytes(b"")
     assert not put(cache, "a", [b"a"])
     assert cache.usage().used == 0
 
@@ -102,7 +107,8 @@ def test_a_count_that_a_crash_left_wrong_is_corrected(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, 10 * BLOCK)
     put(cache, "a", [b"a"])
     (tmp_path / "lock").write_bytes((9 * BLOCK).to_bytes(8, "big"))
-    (tmp_path / "incoming").write_bytes(bytes(100 * BLOCK))
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (folder / "incoming").write_bytes(bytes(100 * BLOCK))
     assert put(cache, "b", [bytes(2 * BLOCK)])
     assert cache.usage().used == _bytes_below(tmp_path) == 3 * BLOCK
     (tmp_path / "lock").write_bytes(b"")

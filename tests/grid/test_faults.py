@@ -23,7 +23,7 @@ from lafsfs.formats.keys import LeaseSecrets
 from lafsfs.gbs import messages
 from lafsfs.gbs.messages import ServerVersion
 from lafsfs.gbs.nurl import Nurl
-from lafsfs.grid.connection import Timeouts
+from lafsfs.grid.exchange import Timeouts
 from lafsfs.grid.health import Health
 from lafsfs.grid.server import StorageServer
 from lafsfs.grid.servers import Grid

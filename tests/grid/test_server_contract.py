@@ -98,16 +98,36 @@ async def test_whole_shares(server: StorageServer, si: bytes) -> None:
     """Only ours takes them; of a Tahoe node the client can tell beforehand, and from the answer, that it does not."""
     assert bool((await server.version()).application.startswith(b"lafs-storage")) is bool(server.takes_whole)
     shares = {0: os.urandom(2000), 4: os.urandom(2000)}
-    answer = await server.put_shares(si, shares, SECRET)
+    answer = await server.put_shares(si, shares)
     if server.takes_whole:
         assert answer is not None
         assert (answer.already_have, answer.allocated) == (frozenset({0, 4}), frozenset())
         assert await server.immutable_shares(si) == {0, 4}
         assert await server.read_immutable(si, 4, 0, 3000) == shares[4]
-        assert await server.put_shares(si, shares, SECRET) == answer
+        assert await server.put_shares(si, shares) == answer
     else:
         assert answer is None
         assert await server.immutable_shares(si) == frozenset()
+
+
+async def test_many_small_requests_at_once(server: StorageServer) -> None:
+    """Where the server takes batches they travel together, and each gets its own answer."""
+    await server.version()
+    shares = {os.urandom(16): os.urandom(100 + number) for number in range(40)}
+
+    async def there_and_back(si: bytes, data: bytes) -> None:
+        await _store(server, si, 1, data)
+        assert await server.immutable_shares(si) == {1}
+        assert await server.read_immutable(si, 1, 7, 5000) == data[7:]
+        assert await _status_of(server.read_immutable(si, 2, 0, 10)) == 404
+        vector = {0: TestWrite(tests=[(0, 1, b"")], writes=[(0, data)])}
+        assert await server.read_test_write(si[::-1], _enabler, vector, []) == (True, {})
+        assert await server.read_test_write(si[::-1], _enabler, {}, [(3, 9)]) == (True, {0: [data[3:12]]})
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for si, data in shares.items():
+                nursery.start_soon(there_and_back, si, data)
 
 
 async def test_reading_ranges(server: StorageServer, si: bytes) -> None:

@@ -101,12 +101,9 @@ class GbsClient:
         assert answer.status == 200, answer
         return messages.decode_allocated(answer.body)
 
-    def put_shares(
-        self, si: bytes, shares: Mapping[int, bytes], upload_secret: bytes = b"upload", label: str = "client"
-    ) -> Allocated:
+    def put_shares(self, si: bytes, shares: Mapping[int, bytes], label: str = "client") -> Allocated:
         body = messages.encode_whole_shares(shares)
-        secrets = {**self.lease_secrets(label), SecretKind.UPLOAD: upload_secret}
-        answer = self.request("PUT", routes.allocate(si), secrets, body)
+        answer = self.request("PUT", routes.allocate(si), self.lease_secrets(label), body)
         assert answer.status == 200, answer
         return messages.decode_allocated(answer.body)
 

@@ -14,7 +14,7 @@ from lafsfs.cache.segments import SegmentCache
 from lafsfs.config import ClientSecrets, Encoding, GridProfile, ServerEntry
 from lafsfs.errors import ServerRefusedError, ServerUnreachableError
 from lafsfs.formats import base32
-from lafsfs.grid.connection import Timeouts
+from lafsfs.grid.exchange import Timeouts
 from lafsfs.grid.servers import Grid
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.keypool import KeyPool

@@ -128,7 +128,7 @@ async def test_where_whole_shares_are_not_taken_a_small_file_costs_two_requests(
         (server,) = maker._grid.servers
         with monkeypatch.context() as patch:
             patch.setattr(routes, "allocate", lambda _: routes.PREFIX + "/elsewhere")
-            assert await server.put_shares(bytes(16), {0: b"x"}, b"secret") is None
+            assert await server.put_shares(bytes(16), {0: b"x"}) is None
         monkeypatch.setattr(server, "put_shares", is_unknown)
         with requests_of(maker) as counted:
             cap = await put(maker, data)

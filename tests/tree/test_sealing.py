@@ -66,8 +66,8 @@ def test_every_length(plain: bytes) -> None:
 def test_parts_of_two_records() -> None:
     sealer = Sealer(KEY)
     one, two = sealer.seal(b"one", b"row"), sealer.seal(b"two", b"row")
-    for cut in range(1, len(one)):
-        assert refuses(sealer, one[:cut] + two[cut:], b"row")
+    mixed = {one[:cut] + two[cut:] for cut in range(1, len(one))} - {one, two}  # their ends may be alike
+    assert all(refuses(sealer, record, b"row") for record in mixed)
 
 
 def test_purposes_and_roots_have_keys_of_their_own() -> None:
