@@ -17,6 +17,7 @@ from lafsfs.tree.queue import (
     FIRST_RETRY,
     LAST_RETRY,
     LOOK_AGAIN,
+    PARKED,
     PATIENCE,
     REST_MAX,
     REST_SHARE,
@@ -370,7 +371,7 @@ async def test_in_a_hurry_a_parked_job_is_not_spun(mock_clock: MockClock) -> Non
         assert worker.times(1) == [0.0]
         worker.queue.want(1, 8.0, sooner=True)
         await worker.until(6.0)
-        assert worker.times(1) == [0.0, 5.0 + LOOK_AGAIN]
+        assert worker.times(1) == [0.0, 5.0 + PARKED]
 
 
 async def test_firm_holds_even_in_a_hurry(mock_clock: MockClock) -> None:
