@@ -30,6 +30,9 @@ WHOLE = 10_000
 KNOWN = 250_000
 NAMES = 300_000
 _PAUSE = 1.0  # seconds between two looks
+_FOLDING_PAUSE = (
+    0.3  # the same, for what may be compressed: a walk leaves thousands of entries behind in a second
+)
 _AT_ONCE = 2_000  # names in one request to the kernel
 _IN_A_ROW = 250  # inodes, without letting others go on
 _LOOKED_AT = 4 * _AT_ONCE  # inodes, for so many names
@@ -53,7 +56,7 @@ class Trimming:
 
     async def _fold(self) -> None:
         for look in count(1):
-            await trio.sleep(_PAUSE)
+            await trio.sleep(_FOLDING_PAUSE)
             if self._tree.last_request > self.folding.done_at or look % _NAMES_EVERY == 0:
                 await self.folding.look(self._folders())
 
