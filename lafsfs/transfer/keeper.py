@@ -1,9 +1,9 @@
 """Parts of immutable files on their way into the segment cache.
 
 A visit of a worker thread takes longer than writing a small file, so parts are written several at a time, and nobody
-waits for that: a program that reads one small file after the other should have the disk and the cores for itself.
-What the disk does not take in time, or is not written yet when the process dies, is lost to the cache, and to nothing
-else.
+waits for that: programs should have the disk and the cores for themselves. So as long as little is waiting, a few are
+written now and then, when no others come. What the disk does not take in time, or is not written yet when the process
+dies, is lost to the cache, and to nothing else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from lafsfs.cache.segments import Part, SegmentCache
 from lafsfs.errors import LafsError
 from lafsfs.grid.servers import Grid
 
-_ENOUGH = 8 << 20  # bytes that are written at once; fewer wait until for a while
-_WHILE = 0.2  # so many seconds nothing has come
+_ENOUGH = 8 << 20  # bytes that are written at once; of fewer only some parts,
+_FEW = 16
+_WHILE = 0.2  # when for so many seconds nothing has come, or been written
 _MOST = 32 << 20  # bytes that may wait
 
 
@@ -49,11 +50,11 @@ class Keeper:
         try:
             while self._waiting:
                 await self._gather()
-                await self._write_waiting()
+                await self._write_next(len(self._waiting) if self._size >= _ENOUGH else _FEW)
         finally:
             self._writing = False
             with trio.CancelScope(shield=True):  # the grid is closed
-                await self._write_waiting()
+                await self._write_next(len(self._waiting))
 
     async def _gather(self) -> None:
         """Return when enough is waiting, or nothing comes any more."""
@@ -64,8 +65,8 @@ class Keeper:
             if patience.cancelled_caught:
                 return
 
-    async def _write_waiting(self) -> None:
-        parts, self._waiting = self._waiting, []
+    async def _write_next(self, count: int) -> None:
+        parts, self._waiting = self._waiting[:count], self._waiting[count:]
         if parts:
             await trio.to_thread.run_sync(self._cache.put, parts)
             self._size -= sum(part.size for part in parts)

@@ -31,7 +31,7 @@ KNOWN = 250_000
 NAMES = 300_000
 _PAUSE = 1.0  # seconds between two looks
 _FOLDING_PAUSE = (
-    0.3  # the same, for what may be compressed: a walk leaves thousands of entries behind in a second
+    0.3  # the same, for what may be compressed: in a second, thousands of entries are left behind
 )
 _AT_ONCE = 2_000  # names in one request to the kernel
 _IN_A_ROW = 250  # inodes, without letting others go on

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SMALL = 64 << 10  # bytes; larger files have a readahead of their own
 WALKER = 3  # files in order
 FIRST, MOST = 4, 32  # files fetched ahead
-AT_ONCE = 32
+AT_ONCE = MOST
 _WALKS = 64  # directories remembered
 _LOOK = 128  # names looked at for files to fetch
 
