@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,9 +28,13 @@ def _name(number: int) -> str:
     return f"dir/file{number:03}"
 
 
+def _counted(number: int) -> str:
+    return f"dir/file {number}.txt"
+
+
 @asynccontextmanager
 async def _fresh_tree(
-    servers: list[StorageServer], directory: Path
+    servers: list[StorageServer], directory: Path, name: Callable[[int], str] = _name
 ) -> AsyncIterator[tuple[Files, list[bytes]]]:
     """A tree with many small files, opened anew; and the storage indexes that are read from then on."""
     async with client(servers, ONE) as nodes:
@@ -38,7 +42,7 @@ async def _fresh_tree(
         async with opened(nodes, root, directory / "one") as fs:
             await fs.mkdir("dir")
             for number in range(COUNT):
-                await fs.write(_name(number), _content(number))
+                await fs.write(name(number), _content(number))
             await fs.write("dir/file000.large", b"large" * 50_000)
             await fs.drain()
     async with client(servers, ONE, timeouts=QUICK) as nodes, opened(nodes, root, directory / "two") as fs:
@@ -77,6 +81,25 @@ async def test_who_reads_in_order_finds_the_next_files_there(
         three[0].kill()
         for number in range(WALKER, WALKER + FIRST):
             assert await fs.read(_name(number)) == _content(number)
+
+
+async def test_who_counts_finds_the_next_files_there(three: list[StorageServer], tmp_path: Path) -> None:
+    """From 7 to 11, where the order of names is another; and with no name left out."""
+    async with _fresh_tree(three[:1], tmp_path, _counted) as (fs, asked):
+        for number in range(7, 11):
+            assert await fs.read(_counted(number)) == _content(number)
+        await _until_asked(asked, 4 + FIRST)
+        three[0].kill()
+        for number in range(11, 11 + FIRST):
+            assert await fs.read(_counted(number)) == _content(number)
+
+
+async def test_whoever_counts_has_every_file_fetched_once(three: list[StorageServer], tmp_path: Path) -> None:
+    async with _fresh_tree(three[:1], tmp_path, _counted) as (fs, asked):
+        for number in range(COUNT):
+            assert await fs.read(_counted(number)) == _content(number)
+        assert len(asked) == len(set(asked)) == COUNT
+        assert fs.tree.walks.waiting == 0
 
 
 async def test_every_file_is_fetched_once(three: list[StorageServer], tmp_path: Path) -> None:
