@@ -17,6 +17,7 @@ from lafsfs.nodes.slot import Memory, MutableCap, MutableSlot
 from lafsfs.nodes.types import FileNode
 from lafsfs.transfer.convergence import Beginning, of_large_file
 from lafsfs.transfer.encoding import BytesContents, Contents
+from lafsfs.transfer.keeper import keeper_of
 from lafsfs.transfer.keypool import KeyPool
 from lafsfs.transfer.leases import RenewResult, renew
 from lafsfs.transfer.upload import Ledger, Source, upload
@@ -50,6 +51,11 @@ class NodeMaker:
         self._cache = cache
         self._keypool = keypool
         self.memory = Memory()
+
+    def keep_when(self, rests: Callable[[], bool]) -> None:
+        """From now on what is read is written into the cache when `rests` says that programs do."""
+        if self._cache is not None:
+            keeper_of(self._grid, self._cache).rests = rests
 
     @property
     def floors(self) -> MutableMapping[bytes, int]:

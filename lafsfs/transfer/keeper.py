@@ -1,13 +1,14 @@
 """Parts of immutable files on their way into the segment cache.
 
 A visit of a worker thread takes longer than writing a small file, so parts are written several at a time, and nobody
-waits for that: programs should have the disk and the cores for themselves. So as long as little is waiting, a few are
-written now and then, when no others come. What the disk does not take in time, or is not written yet when the process
+waits for that: programs should have the disk and the cores for themselves. So as long as little is waiting, parts are
+written when programs rest, a few at a time. What the disk does not take in time, or is not written yet when the process
 dies, is lost to the cache, and to nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import trio
@@ -17,13 +18,16 @@ from lafsfs.errors import LafsError
 from lafsfs.grid.servers import Grid
 
 _ENOUGH = 8 << 20  # bytes that are written at once; of fewer only some parts,
-_FEW = 16
+_FEW = 32
 _WHILE = 0.2  # when for so many seconds nothing has come, or been written
 _MOST = 32 << 20  # bytes that may wait
 
 
 class Keeper:
-    """Writes parts into one cache, in the background of a grid. Used from the trio thread only."""
+    """Writes parts into one cache, in the background of a grid. Used from the trio thread only.
+
+    `rests` tells whether this is a good moment.
+    """
 
     def __init__(self, cache: SegmentCache) -> None:
         self._cache = cache
@@ -31,6 +35,7 @@ class Keeper:
         self._size = 0
         self._writing = False
         self._arrived = trio.Event()
+        self.rests: Callable[[], bool] = always
 
     def keep(self, grid: Grid, part: Part) -> None:
         """Have a part written, unless too much is waiting."""
@@ -57,12 +62,12 @@ class Keeper:
                 await self._write_next(len(self._waiting))
 
     async def _gather(self) -> None:
-        """Return when enough is waiting, or nothing comes any more."""
+        """Return when enough is waiting, or nothing comes any more and programs rest."""
         while self._size < _ENOUGH:
             self._arrived = trio.Event()
             with trio.move_on_after(_WHILE) as patience:
                 await self._arrived.wait()
-            if patience.cancelled_caught:
+            if patience.cancelled_caught and self.rests():
                 return
 
     async def _write_next(self, count: int) -> None:
@@ -70,6 +75,11 @@ class Keeper:
         if parts:
             await trio.to_thread.run_sync(self._cache.put, parts)
             self._size -= sum(part.size for part in parts)
+
+
+def always() -> bool:
+    """Any moment is good."""
+    return True
 
 
 _keepers: WeakKeyDictionary[Grid, Keeper] = WeakKeyDictionary()

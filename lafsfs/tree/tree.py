@@ -19,6 +19,7 @@ import trio
 from lafsfs.errors import JournalError, LafsError, PendingError, ReadOnlyError
 from lafsfs.formats.caps import DirCap, UnknownCap, parse
 from lafsfs.nodes.maker import FileNode, NodeMaker
+from lafsfs.transfer.keeper import always
 from lafsfs.tree.attributes import new_attributes
 from lafsfs.tree.cap_attributes import CapAttributes, explicit
 from lafsfs.tree.changing import Changing
@@ -37,7 +38,7 @@ from lafsfs.tree.looking_ahead import LookingAhead
 from lafsfs.tree.mending import ROUNDS, Mending
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
-from lafsfs.tree.publisher import Publisher
+from lafsfs.tree.publisher import QUIET, Publisher
 from lafsfs.tree.pushback import Pushback
 from lafsfs.tree.recovery import recover
 from lafsfs.tree.sealing import state_key, subkey
@@ -238,6 +239,11 @@ class Tree(Viewing):
                 return
         self.check_names_changeable(inode)
 
+    @property
+    def rests(self) -> bool:
+        """Whether no program asked for anything a moment ago."""
+        return trio.current_time() > self.last_request + QUIET
+
     async def until_quiet(self) -> None:
         """Return when no program asked for anything for a second and nothing is being published."""
         while True:
@@ -321,6 +327,7 @@ async def open_tree(
     On exit everything acknowledged is on the local disk; what is pending goes on at the next opening.
     """
     tree = Tree(nodes, root, state_dir, options)
+    nodes.keep_when(lambda: tree.rests)
     try:
         recover(tree)
         await tree.open_root()
@@ -340,6 +347,7 @@ async def open_tree(
             finally:
                 nursery.cancel_scope.cancel()
     finally:
+        nodes.keep_when(always)
         try:
             with trio.CancelScope(shield=True):
                 tree.floors.save()

@@ -92,3 +92,29 @@ async def test_more_than_the_disk_takes_is_left_out(tmp_path: Path, monkeypatch:
         keeping.keep(grid, part("later"))
         await settled(cache, 5)
     assert cache.given == ["p0", "p1", "p2", "p3", "later"]
+
+
+async def test_programs_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written while they are at work, unless much is waiting; then a few parts at a time."""
+    monkeypatch.setattr(keeper, "_FEW", 4)
+    monkeypatch.setattr(keeper, "_WHILE", 0.01)
+    cache = Recording(tmp_path)
+    moments: list[int] = []
+
+    def rests() -> bool:
+        moments.append(len(cache.given))
+        return len(moments) > 10
+
+    async with no_servers() as grid:
+        keeping = keeper.keeper_of(grid, cache)
+        keeping.rests = rests
+        for number in range(6):
+            keeping.keep(grid, part(f"p{number}"))
+        await settled(cache, 6)
+        assert moments == [0] * 11 + [4]
+        moments.clear()
+        monkeypatch.setattr(keeper, "_ENOUGH", 100)
+        for number in range(6):
+            keeping.keep(grid, part(f"q{number}", 30))
+        await settled(cache, 12)
+        assert moments == []
