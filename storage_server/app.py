@@ -103,7 +103,7 @@ class Application:
             await exchange.cbor(200, version, _EXTENSIONS)
 
     async def _batch(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
-        if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
+        if not await _speaks_cbor(exchange):
             return
         parts = [PartExchange(part) for part in batch.decode_parts(await exchange.body(batch.MAX_BODY))]
         await asyncio.gather(*map(self._respond_to_part, parts))
@@ -151,7 +151,7 @@ class Application:
     # --- immutable shares --------------------------------------------------------------------------
 
     async def _allocate(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
-        if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
+        if not await _speaks_cbor(exchange):
             return
         request = messages.decode_allocate(await exchange.body(messages.MAX_ALLOCATE_BODY))
         answer = await self._store.allocate(
@@ -160,7 +160,7 @@ class Application:
         await exchange.cbor(200, messages.encode_allocated(answer))
 
     async def _put_shares(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
-        if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
+        if not await _speaks_cbor(exchange):
             return
         shares = messages.decode_whole_shares(await exchange.body(messages.MAX_PUT_BODY))
         answer = await self._store.put_shares(target.storage_index, shares, _lease_secrets(secrets))
@@ -195,7 +195,7 @@ class Application:
     # --- mutable shares ----------------------------------------------------------------------------
 
     async def _read_test_write(self, exchange: Exchange, target: Target, secrets: Secrets) -> None:
-        if not (await _answers_cbor(exchange) and await _sends_cbor(exchange)):
+        if not await _speaks_cbor(exchange):
             return
         body = messages.decode_read_test_write(await exchange.body(MAX_READ_TEST_WRITE))
         enabler = secrets[SecretKind.WRITE_ENABLER]
@@ -213,6 +213,11 @@ class Application:
             await _send_share(exchange, share)
         finally:
             share.close()
+
+
+async def _speaks_cbor(exchange: Exchange) -> bool:
+    """Whether the client sends CBOR and takes it; if not, it has got its answer."""
+    return await _answers_cbor(exchange) and await _sends_cbor(exchange)
 
 
 async def _answers_cbor(exchange: Exchange) -> bool:

@@ -58,7 +58,7 @@ def decode_parts(body: bytes) -> list[Part]:
     items = cbor.as_list(cbor.loads(body), MAX_PARTS)
     if not items:
         raise FormatError("a batch of nothing")
-    return [Part(_text(a), _text(b), _headers(c), cbor.as_bytes(d)) for a, b, c, d in map(_four, items)]
+    return [_part(item) for item in items]
 
 
 def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
@@ -71,7 +71,7 @@ def decode_outcomes(body: bytes, count: int) -> list[Outcome]:
     items = cbor.as_list(cbor.loads(body), count)
     if len(items) != count:
         raise FormatError("not as many answers as questions")
-    return [Outcome(_status(a), _headers(b), cbor.as_bytes(c)) for a, b, c in map(_three, items)]
+    return [_outcome(item) for item in items]
 
 
 def _flat(headers: Iterable[tuple[str, str]]) -> list[str]:
@@ -91,10 +91,17 @@ def _text(value: object) -> str:
     return value
 
 
-def _status(value: object) -> int:
-    if cbor.as_uint(value) not in _STATUSES:
+def _part(value: object) -> Part:
+    method, path, headers, body = _sized(value, 4)
+    return Part(_text(method), _text(path), _headers(headers), cbor.as_bytes(body))
+
+
+def _outcome(value: object) -> Outcome:
+    number, headers, body = _sized(value, 3)
+    status = cbor.as_uint(number)
+    if status not in _STATUSES:
         raise FormatError("not a final status")
-    return cbor.as_uint(value)
+    return Outcome(status, _headers(headers), cbor.as_bytes(body))
 
 
 def _sized(value: object, size: int) -> list[Any]:
@@ -102,11 +109,3 @@ def _sized(value: object, size: int) -> list[Any]:
     if len(items) != size:
         raise FormatError("not a part of a batch")
     return items
-
-
-def _four(value: object) -> list[Any]:
-    return _sized(value, 4)
-
-
-def _three(value: object) -> list[Any]:
-    return _sized(value, 3)

@@ -45,16 +45,16 @@ PROBE: Final = Timeouts(connect=3.0, progress=5.0, commit=5.0, pool=5.0, request
 
 
 class Lane(Enum):
-    """Small requests that may travel together; the value is how many seconds one waits for others at most."""
+    """Small requests that may travel together: those that read, those that may be repeated, and the others."""
 
-    READ = 0.003, "read"
-    WRITE = 0.02, "write"
-    """May be repeated, and nobody looks at a clock."""
-    WRITE_ONCE = 0.02, "write once"
+    READ = "read"
+    WRITE = "write"
+    WRITE_ONCE = "write once"
 
     @property
     def patience(self) -> float:
-        return self.value[0]
+        """Seconds for which one waits for others at most. Nobody looks at a clock while something is written."""
+        return 0.003 if self is Lane.READ else 0.02
 
 
 @dataclass(frozen=True, slots=True)

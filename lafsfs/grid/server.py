@@ -223,7 +223,7 @@ class StorageServer:
         """
         enabler = write_enabler_for(await self.learn_seed20())
         secrets = {**await self._lease_secrets(storage_index), SecretKind.WRITE_ENABLER: enabler}
-        wanted = sum(size for _, size in read_vector) * messages.MAX_SHARES
+        wanted = sum(size for _, size in read_vector)
         answer = await self._connection.request(
             "POST",
             routes.read_test_write(storage_index),
@@ -231,9 +231,9 @@ class StorageServer:
             functools.partial(_slot_answer, len(read_vector)),
             headers=[*CBOR_REQUEST, *secret_lines(secrets)],
             body=messages.encode_read_test_write(messages.ReadTestWrite(vectors, read_vector)),
-            max_body=min(_ANSWER + wanted, _LARGEST_ANSWER),
+            max_body=min(_ANSWER + wanted * messages.MAX_SHARES, _LARGEST_ANSWER),
             idempotent=not vectors,
-            lane=_lane_of(bool(vectors), sum(size for _, size in read_vector)),
+            lane=_lane_of(bool(vectors), wanted),
         )
         return answer.success, {shnum: list(values) for shnum, values in answer.data.items()}
 

@@ -54,7 +54,7 @@ class Publisher:
         self._tree = tree
         options = tree.options
         self._changed = Bell()
-        rules = self._busy_until, self._requests, self._changed
+        rules = self.busy_until, self._requests, self._changed
         self.files = Queue(self._publish_file, options.upload_slots, *rules, hurried_slots=HURRIED_UPLOADS)
         self.directories = Queue(
             self._publish_directory, DIRECTORY_SLOTS, *rules, hurried_slots=HURRIED_DIRECTORIES
@@ -76,7 +76,8 @@ class Publisher:
             nursery.start_soon(self.directories.run)
             nursery.start_soon(self._directory_publisher.removed_lately.run)
 
-    def _busy_until(self) -> float:
+    def busy_until(self) -> float:
+        """The time from which on programs are not busy with the tree, if no more requests come."""
         return self._tree.last_request + QUIET
 
     def _requests(self) -> int:

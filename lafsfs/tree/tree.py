@@ -38,7 +38,7 @@ from lafsfs.tree.looking_ahead import LookingAhead
 from lafsfs.tree.mending import ROUNDS, Mending
 from lafsfs.tree.namespace import Namespace
 from lafsfs.tree.options import TreeOptions
-from lafsfs.tree.publisher import QUIET, Publisher
+from lafsfs.tree.publisher import Publisher
 from lafsfs.tree.pushback import Pushback
 from lafsfs.tree.recovery import recover
 from lafsfs.tree.sealing import state_key, subkey
@@ -242,7 +242,7 @@ class Tree(Viewing):
     @property
     def rests(self) -> bool:
         """Whether no program asked for anything a moment ago."""
-        return trio.current_time() > self.last_request + QUIET
+        return trio.current_time() > self.publisher.busy_until()
 
     async def until_quiet(self) -> None:
         """Return when no program asked for anything for a second and nothing is being published."""

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 from lafsfs.gbs import batch, headers, messages, routes
 from lafsfs.gbs.batch import Outcome, Part
 from lafsfs.gbs.headers import SecretKind
 from tests.support.gbs_client import Answer, GbsClient
-from tests.support.storage import StorageServer, storage_servers
+from tests.support.storage import StorageServer
 
 ACCEPT = ("Accept", headers.CBOR)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageServer]:
-    with storage_servers(tmp_path_factory.mktemp("storage")) as [running]:
-        yield running
-
-
-@pytest.fixture
-def client(server: StorageServer) -> Iterator[GbsClient]:
-    with GbsClient(server.nurl) as connected:
-        yield connected
 
 
 def _post(client: GbsClient, parts: Sequence[Part]) -> list[Outcome]:

@@ -23,22 +23,10 @@ from lafsfs.gbs.headers import SecretKind
 from lafsfs.gbs.messages import Allocated, TestWrite
 from lafsfs.gbs.nurl import spki_hash
 from tests.support.gbs_client import GbsClient
-from tests.support.storage import StorageServer, storage_servers
+from tests.support.storage import StorageServer
 
 UPLOAD = {SecretKind.UPLOAD: b"upload"}
 DEADLINE = 20.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageServer]:
-    with storage_servers(tmp_path_factory.mktemp("storage")) as [running]:
-        yield running
-
-
-@pytest.fixture
-def client(server: StorageServer) -> Iterator[GbsClient]:
-    with GbsClient(server.nurl) as connected:
-        yield connected
 
 
 @pytest.fixture
