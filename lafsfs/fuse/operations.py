@@ -49,6 +49,8 @@ from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
 from lafsfs.tree.xattrs import XattrValues
 
+_ASKED_BEFORE_WRITES = b"security.capability"  # by the kernel: does a write take the file's privileges?
+
 
 class Operations(pyfuse3.Operations):
     """One mounted tree."""
@@ -194,6 +196,8 @@ class Operations(pyfuse3.Operations):
         if name in cap_attributes.NAMES:
             target = self.tree.inode(inode)
             return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
+        if name == _ASKED_BEFORE_WRITES:
+            self.tree.files.large_writes.announced()
         return self.tree.xattrs.get(self._xattrs(inode), name)
 
     @answered(local)

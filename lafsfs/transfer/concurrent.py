@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import trio
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -107,3 +112,15 @@ class _Batch(Generic[T]):
             return self._waiting.popleft()
         except IndexError:
             return None
+
+
+def quiet_threads(count: int, name: str, niceness: int) -> ThreadPoolExecutor:
+    """Threads that let others go first. Of their own, for without privilege a thread cannot take its niceness back."""
+
+    def lower() -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        except OSError as error:
+            log.info("%s works at ordinary priority: %s", name, error)
+
+    return ThreadPoolExecutor(count, name, lower)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,14 +11,15 @@ from lafsfs.formats import keys
 from lafsfs.formats.chk import Params, params_for
 from lafsfs.formats.hashing import Buffer, TaggedHasher
 from lafsfs.grid.servers import Grid
-from lafsfs.transfer.concurrent import compute, together
+from lafsfs.transfer.concurrent import compute, quiet_threads, together
 
 ReadBatch = Callable[[int], Awaitable[memoryview]]
 """Gives the next part of the plaintext from an offset on; nothing at its end."""
 
 _BEHIND = 8 << 20  # bytes that may wait for being hashed
 
-_thread = ThreadPoolExecutor(1, thread_name_prefix="lafsfs-hash")
+# The program that writes waits for each answer; it should not wait for a core as well.
+_thread = quiet_threads(1, "lafsfs-hash", 10)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class HashedAlong:
         """The plaintext goes on with `data`, which must not change, at `end`."""
         self._last = _thread.submit(self._hash, self.end, data)
         self.end += len(data)
+
+    @property
+    def lags(self) -> bool:
+        """Whether `catch_up` would block."""
+        return self.end > self.known.size + _BEHIND
 
     def catch_up(self, behind: int = _BEHIND) -> None:
         """Block as long as more than `behind` bytes are waiting."""

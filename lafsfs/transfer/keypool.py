@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from nacl.exceptions import CryptoError
 from lafsfs.config.files import sync_directory
 from lafsfs.errors import FormatError
 from lafsfs.formats import rsa
-from lafsfs.transfer.concurrent import together
+from lafsfs.transfer.concurrent import quiet_threads, together
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +52,8 @@ class KeyPool:
         self._fetching = trio.Lock()
         self._at_once = 1
         self._taken = trio.Event()
-        self._stockers = _quiet_threads(_CORES, _FOR_STOCK)
-        self._makers = _quiet_threads(_CORES, _WHILE_WAITED_FOR)
+        self._stockers = quiet_threads(_CORES, "lafsfs-keys", _FOR_STOCK)
+        self._makers = quiet_threads(_CORES, "lafsfs-keys", _WHILE_WAITED_FOR)
 
     async def take(self) -> rsa.SigningKey:
         """A key that nobody else has or will get: from stock, else generated now."""
@@ -175,18 +174,6 @@ class KeyPool:
         except (CryptoError, FormatError, ValueError, TypeError):
             log.warning("a damaged key was dropped from the pool")
             return None
-
-
-def _quiet_threads(count: int, niceness: int) -> ThreadPoolExecutor:
-    """Threads of their own, for without privilege a thread cannot take its niceness back."""
-
-    def lower() -> None:
-        try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
-        except OSError as error:
-            log.info("keys are made at ordinary priority: %s", error)
-
-    return ThreadPoolExecutor(count, "lafsfs-keys", lower)
 
 
 async def _generate(threads: ThreadPoolExecutor) -> rsa.SigningKey:

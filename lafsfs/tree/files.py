@@ -18,8 +18,9 @@ from lafsfs.tree.attributes import now, without_set_id
 from lafsfs.tree.change import Change
 from lafsfs.tree.contents import read_node, read_staged
 from lafsfs.tree.crashpoints import crash_point
-from lafsfs.tree.hashed_writes import append_and_hash
+from lafsfs.tree.hashed_writes import append_and_hash, lags, write_and_hash
 from lafsfs.tree.inodes import Inline, Inode, Staged
+from lafsfs.tree.large_writes import LargeWrites
 from lafsfs.tree.removals import ensure_linked
 from lafsfs.tree.staging import Buffer, StagedFile
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 INLINE_MAX = 16 * 1024  # unpublished contents up to this size live in the journal
 SIZE_MAX = 1 << 44  # 16 TiB, as on ext4
-_IN_THREAD = 64 * 1024  # larger writes leave the event loop
 
 
 class OpenFile:
@@ -50,14 +50,15 @@ class OpenFile:
 class Files:
     """All open files of a tree.
 
-    Changes of one file are serialised by a lock per inode, taken only where a change awaits (large writes in a worker
-    thread, rewriting a log); small ones are done without an await and are atomic by that.
+    Changes of one file are serialised by a lock per inode, taken only where a change awaits (writes in a worker thread,
+    rewriting a log); those in the loop are done without an await and are atomic by that.
     """
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._handles: dict[int, OpenFile] = {}
         self._locks: dict[int, trio.Lock] = {}
+        self.large_writes = LargeWrites()
         self._lingering: dict[int, int] = {}  # inode number -> handle
         self._next = 1
 
@@ -215,9 +216,12 @@ class Files:
         if not self._tree.staging.has_room(len(data)):
             raise NoSpaceError("the staging limit is reached, or the disk is full")
         lock = self._locks.get(inode.ino)
-        if len(data) < _IN_THREAD and (lock is None or not lock.locked()):
+        free = lock is None or not lock.locked()
+        if free and not lags(inode) and self.large_writes.at_once(len(data), self._tree.requests):
+            began = trio.current_time()
             self._write_now(inode, _end_or(offset, file), data)
             self._tell_size(file)
+            self.large_writes.began_at(began)
             return len(data)
         async with self.changing(inode):
             offset = _end_or(offset, file)
@@ -275,7 +279,7 @@ class Files:
                 return
         staged = self._to_staged(inode)
         mtime = now()
-        staged.write(offset, data, mtime)
+        write_and_hash(staged, offset, data, mtime)
         self._grown(inode, staged, mtime)
 
     def _grown(self, inode: Inode, staged: StagedFile, mtime: int) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import trio
 
 from lafsfs.transfer.convergence import HashedAlong
+from lafsfs.tree.inodes import Inode, Staged
 from lafsfs.tree.staging import Buffer, Placed, StagedFile
+
+_WORTH_IT = 32 << 10  # bytes; of smaller writes a thread costs more than it spares
 
 
 async def append_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: int) -> None:
@@ -19,6 +22,20 @@ async def append_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: 
     staged.place(placed, mtime)
     if hashed is not None and staged.hashed is hashed and hashed.end == offset:
         hashed.add(data)
+
+
+def write_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: int) -> None:
+    """`staged.write`, at once; `data` must not change any more."""
+    hashed = staged.hashed
+    staged.write(offset, data, mtime)
+    if len(data) >= _WORTH_IT and hashed is not None and staged.hashed is hashed and hashed.end == offset:
+        hashed.add(data)
+
+
+def lags(inode: Inode) -> bool:
+    """Whether so much waits for being hashed that the next write should wait for it."""
+    content = inode.content
+    return isinstance(content, Staged) and content.file.hashed is not None and content.file.hashed.lags
 
 
 def _append(

@@ -278,6 +278,7 @@ def test_large_ones(acl_place: Path) -> None:
     assert len(getfacl(path)) == 204
 
 
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
 def test_copies_keep_them(acl_place: Path) -> None:
     source = acl_place / "source"
     source.mkdir()

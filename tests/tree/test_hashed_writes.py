@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -14,7 +15,8 @@ from lafsfs.formats.keys import convergence_hasher
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.transfer.convergence import Beginning, HashedAlong
 from lafsfs.transfer.encoding import BytesContents
-from lafsfs.tree.hashed_writes import append_and_hash
+from lafsfs.tree import hashed_writes
+from lafsfs.tree.hashed_writes import append_and_hash, write_and_hash
 from lafsfs.tree.options import TreeOptions
 from lafsfs.tree.staging import StagedFile, StagingArea
 from tests.support.trees import new_root, opened
@@ -26,7 +28,9 @@ START = convergence_hasher(b"secret", *ENCODING)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("next"), st.binary(min_size=1, max_size=30)),
+        st.tuples(st.just("next at once"), st.binary(min_size=1, max_size=30)),
         st.tuples(st.integers(0, 90), st.binary(min_size=1, max_size=30)),
+        st.tuples(st.just("at once"), st.integers(0, 90), st.binary(min_size=1, max_size=30)),
         st.tuples(st.just("small"), st.integers(0, 90), st.binary(min_size=1, max_size=30)),
         st.integers(0, 120),
     ),
@@ -56,8 +60,12 @@ async def apply(staged: StagedFile, model: bytearray, step: object) -> None:
         staged.write(where[1], data, 1)
         put(model, where[1], data)
         return
-    offset = len(model) if where[0] == "next" else where[0]
-    await append_and_hash(staged, offset, data, 1)
+    if where[0] == "next at once" or where[0] == "at once":
+        offset = len(model) if where[0] == "next at once" else where[1]
+        write_and_hash(staged, offset, data, 1)
+    else:
+        offset = len(model) if where[0] == "next" else where[0]
+        await append_and_hash(staged, offset, data, 1)
     put(model, offset, data)
 
 
@@ -66,6 +74,7 @@ async def apply(staged: StagedFile, model: bytearray, step: object) -> None:
 def test_any_sequence(tmp_path_factory: pytest.TempPathFactory, sequence: list[object]) -> None:
     folder = tmp_path_factory.mktemp("area")
 
+    @mock.patch.object(hashed_writes, "_WORTH_IT", 1)
     async def run() -> None:
         staged = StagingArea(folder, bytes(32)).create(0, 0)
         staged.hashed = HashedAlong(Beginning(ENCODING, 0, START))
@@ -77,7 +86,7 @@ def test_any_sequence(tmp_path_factory: pytest.TempPathFactory, sequence: list[o
             for known, of in (staged.snapshot().beginning, model), (before.beginning, content):
                 if known is not None:
                     assert known.hasher().digest() == key_of(of[: known.size])
-        in_order = all(isinstance(step, tuple) and step[0] == "next" for step in sequence)
+        in_order = all(isinstance(step, tuple) and step[0] in ("next", "next at once") for step in sequence)
         if in_order:
             assert staged.hashed is not None
             staged.hashed.catch_up(0)
