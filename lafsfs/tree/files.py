@@ -215,9 +215,7 @@ class Files:
         await self._tree.publisher.mutable.before(inode, offset, offset + len(data))
         if not self._tree.staging.has_room(len(data)):
             raise NoSpaceError("the staging limit is reached, or the disk is full")
-        lock = self._locks.get(inode.ino)
-        free = lock is None or not lock.locked()
-        if free and not lags(inode) and self.large_writes.at_once(len(data), self._tree.requests):
+        if self._is_for_the_loop(inode, len(data)):
             began = trio.current_time()
             self._write_now(inode, _end_or(offset, file), data)
             self._tell_size(file)
@@ -233,6 +231,14 @@ class Files:
                 await self._rewrite(inode, staged)
         self._tell_size(file)
         return len(data)
+
+    def _is_for_the_loop(self, inode: Inode, size: int) -> bool:
+        lock, content = self._locks.get(inode.ino), inode.content
+        if lock is not None and lock.locked():
+            return False
+        if isinstance(content, Staged) and (content.file.wasteful or lags(content.file)):
+            return False
+        return self.large_writes.at_once(size, self._tree.requests)
 
     def _tell_size(self, file: OpenFile) -> None:
         """The kernel may have reckoned the end of the file from an older size."""

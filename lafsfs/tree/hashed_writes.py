@@ -9,7 +9,6 @@ from __future__ import annotations
 import trio
 
 from lafsfs.transfer.convergence import HashedAlong
-from lafsfs.tree.inodes import Inode, Staged
 from lafsfs.tree.staging import Buffer, Placed, StagedFile
 
 _WORTH_IT = 32 << 10  # bytes; of smaller writes a thread costs more than it spares
@@ -32,10 +31,9 @@ def write_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: int) ->
         hashed.add(data)
 
 
-def lags(inode: Inode) -> bool:
+def lags(staged: StagedFile) -> bool:
     """Whether so much waits for being hashed that the next write should wait for it."""
-    content = inode.content
-    return isinstance(content, Staged) and content.file.hashed is not None and content.file.hashed.lags
+    return staged.hashed is not None and staged.hashed.lags
 
 
 def _append(

@@ -49,6 +49,11 @@ class SyncPoint(NamedTuple):
     doomed: list[Segment]
     mark: Mark | None
 
+    @property
+    def size(self) -> int:
+        """Bytes that were written since the sync before."""
+        return sum(length - segment.synced for segment, length in self.segments)
+
 
 class RecordLog:
     """The log in one directory. Used from one thread, but for `sync`, which may run in another.
@@ -227,7 +232,7 @@ class RecordLog:
     def sync(self, point: SyncPoint) -> None:
         """All records up to `point` are on the disk on return, in their order. OSError. Blocks."""
         for segment, length in point.segments:
-            os.fdatasync(segment.fd)
+            segment.force(length)
             if not self._names_synced:
                 self._names_synced = True
                 sync_directory(self._directory)

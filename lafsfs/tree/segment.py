@@ -3,7 +3,7 @@
     segment = record || record ...       sealed with a key of its own, made from its number
     record  = MAGIC || length u32 || nonce(12) || ciphertext || tag(16)       bound to its position in the segment
 
-The first record says where the segment before ended.
+The first record says where the segment before ended. Zeros may follow the last one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lafsfs.errors import JournalError, NoSpaceError
 from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.padding import Padding
 from lafsfs.tree.sealing import OVERHEAD, Sealer, subkey
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,6 +41,7 @@ class Segment:
         self.synced = 0
         self.live = 0
         self.damaged = False
+        self._padding = Padding()
         self._sealer = Sealer(subkey(key, b"segment:" + number.to_bytes(8, "big")))
         if ending is not None:
             try:
@@ -62,9 +64,33 @@ class Segment:
         sealed = self._sealer.seal(plain, position.to_bytes(8, "big"))
         record = _HEAD.pack(_MAGIC, len(sealed)) + sealed
         crash_point("journal.torn", lambda: os.pwrite(self.fd, record[: len(record) // 2], position))
-        _write(self.fd, record, position)
+        self._write(record, position)
         self.length = position + len(record)
         return position
+
+    def _write(self, record: bytes, position: int) -> None:
+        padding = self._padding
+        try:
+            written = os.pwritev(
+                self.fd, [record, *padding.behind(self.fd, position + len(record))], position
+            )
+            if written >= len(record):
+                padding.filled = max(padding.filled, position + written)
+                return
+            number = errno.ENOSPC  # a full disk may cut a write short
+        except OSError as failure:
+            number = failure.errno or errno.EIO
+        with contextlib.suppress(OSError):  # or it is overwritten by the next one
+            os.ftruncate(self.fd, position)
+            padding.filled = position
+        if number in FULL:
+            raise NoSpaceError("the local disk is full")
+        raise JournalError(f"the journal failed: {os.strerror(number)}")
+
+    def force(self, length: int) -> None:
+        """Have the disk take the first `length` bytes. OSError. Blocks."""
+        os.fdatasync(self.fd)
+        self._padding.synced(length - self.synced)
 
     def record(self, position: int) -> tuple[bytes, int]:
         """(plaintext, position of the next record); JournalError if no readable record begins there."""
@@ -107,17 +133,3 @@ class Segment:
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self.fd)
-
-
-def _write(fd: int, data: bytes, position: int) -> None:
-    try:
-        if os.pwrite(fd, data, position) == len(data):
-            return
-        number = errno.ENOSPC  # a full disk may cut a write short
-    except OSError as failure:
-        number = failure.errno or errno.EIO
-    with contextlib.suppress(OSError):  # or it is overwritten by the next one
-        os.ftruncate(fd, position)
-    if number in FULL:
-        raise NoSpaceError("the local disk is full")
-    raise JournalError(f"the journal failed: {os.strerror(number)}")

@@ -7,7 +7,8 @@ log front to back: no commit per write is needed. Layout of a log:
     record = head || data          head = nonce(12) || sealed(kind u8, length u32, offset u64, mtime i64) || tag(16)
                                    data = ciphertext(length) || tag(16), absent when length is 0
 
-Head and data are sealed with two keys of the log and the head's nonce, bound to the record's position.
+Head and data are sealed with two keys of the log and the head's nonce, bound to the record's position. Zeros may follow
+the last record.
 A StagedFile is used by one task at a time (the owner's lock in files.py); snapshots may be read from any thread.
 """
 
@@ -30,6 +31,7 @@ from lafsfs.errors import JournalError, NoSpaceError
 from lafsfs.transfer.convergence import Beginning, HashedAlong
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.extents import ExtentMap
+from lafsfs.tree.padding import Padding
 from lafsfs.tree.sealing import NONCE, TAG, subkey
 
 CHUNK = 64 * 1024  # most data bytes in one record: what a small read has to decrypt
@@ -167,6 +169,7 @@ class StagedFile:
         self.heir_of: int | None = None
         self.hashed: HashedAlong | None = None  # the content, if it is hashed while it is written
         self._heads, self._datas = area.keys_of(name)
+        self._padding = Padding()
         self._fd = -1
         self._pins = 0
         self._doomed = False
@@ -234,16 +237,19 @@ class StagedFile:
             crash_point(
                 "staging.torn", lambda: os.pwrite(self.fd(), b"".join(parts)[: count // 2], self.length)
             )
-            written = os.pwritev(self.fd(), parts, self.length)
-            if written != count:  # a full disk may cut a write short
+            padding = self._padding.behind(self.fd(), self.length + count)
+            written = os.pwritev(self.fd(), [*parts, *padding], self.length)
+            if written < count:  # a full disk may cut a write short
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as problem:
             self.area.unreserve(count)
             if self._fd >= 0:
                 os.ftruncate(self._fd, self.length)
+                self._padding.filled = self.length
             if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise NoSpaceError("the local disk is full") from None
             raise JournalError(f"staging failed: {problem.strerror}") from None
+        self._padding.filled = max(self._padding.filled, self.length + written)
         self.length += count
         crash_point("staging.append")
 
@@ -297,7 +303,7 @@ class StagedFile:
         self.damaged |= good < synced
         if good < end:
             os.ftruncate(self.fd(), good)
-        self.length = good
+        self.length = self._padding.filled = good
         self.synced = self.marked = min(good, synced)
         self.area.used += good
         if good > self.synced:
@@ -366,6 +372,7 @@ class StagedFile:
         """Force what was written to the disk (the name of a new log is not); how many bytes that were. OSError."""
         length = self.length
         os.fdatasync(self.fd())
+        self._padding.synced(length - self.synced)
         return length
 
     def sync(self) -> None:

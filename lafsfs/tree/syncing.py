@@ -16,6 +16,7 @@ import trio
 
 from lafsfs.errors import LafsError
 from lafsfs.tree.crashpoints import crash_point
+from lafsfs.tree.disk import Disk
 from lafsfs.tree.inodes import Inode, Staged
 from lafsfs.tree.journal import Batch, Journal
 from lafsfs.tree.staging import StagedFile, StagingArea
@@ -34,6 +35,7 @@ class Syncer:
     def __init__(self, journal: Journal, staging: StagingArea) -> None:
         self._journal = journal
         self._staging = staging
+        self._disk = Disk()
         self._lock = trio.Lock()
         self._begun = 0
         self._ended = 0
@@ -109,13 +111,14 @@ class Syncer:
             await trio.lowlevel.checkpoint()
 
     async def _sync_logs(self, logs: Sequence[StagedFile]) -> None:
-        """All of them in one go: going to a thread and coming back takes longer than writing to a log."""
+        """All of them in one go: waiting for the disk takes longer than writing to a log."""
         behind = [staged for staged in logs if staged.length > staged.synced]
         for staged in behind:
             staged.pin()
         try:
             if behind:
-                await trio.to_thread.run_sync(self._staging.sync, behind)
+                size = sum(staged.length - staged.synced for staged in behind)
+                await self._disk.wait(partial(self._staging.sync, behind), size)
                 self._staging.synced_lately.update(behind)
         finally:
             for staged in behind:
@@ -126,7 +129,7 @@ class Syncer:
         retired, self._staging.retired = self._staging.retired, []
         try:
             point = self._journal.sync_point(self._marks())
-            await trio.to_thread.run_sync(partial(self._journal.sync, point))
+            await self._disk.wait(partial(self._journal.sync, point), point.size)
         except BaseException:
             self._staging.retired += retired
             self._journal.dirty = True

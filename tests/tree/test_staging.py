@@ -401,3 +401,49 @@ def test_when_rewriting_pays(tmp_path: Path) -> None:
     assert not staged.wasteful
     staged.write(2 * 4096, b"x", 1)
     assert staged.wasteful
+
+
+def padded(area: StagingArea) -> StagedFile:
+    """A log that was synced so often, a little each time, that zeros stand behind it."""
+    staged = area.create(0, 0)
+    for number in range(12):
+        staged.write(number * 10, b"0123456789", number)
+        staged.sync()
+    assert staged.path.stat().st_size > staged.length + 1000
+    return staged
+
+
+def test_zeros_behind_a_log_are_not_a_part_of_it(tmp_path: Path) -> None:
+    staged = padded(StagingArea(tmp_path, KEY))
+    filled = staged.path.stat().st_size
+    staged.write(120, b"more", 13)
+    assert staged.path.stat().st_size == filled, "a little goes into the zeros"
+    assert staged.area.used == staged.length
+    found = StagedFile(StagingArea(tmp_path, KEY), staged.name, 0, 0)
+    found.replay(known=0, synced=staged.synced)
+    assert not found.damaged
+    assert read(found) == b"0123456789" * 12 + b"more"
+    assert found.length == found.path.stat().st_size == staged.length
+
+
+@pytest.mark.parametrize("torn", [1, 30, HEAD + 3])
+def test_a_torn_record_among_zeros_is_where_the_log_ends(tmp_path: Path, torn: int) -> None:
+    staged = padded(StagingArea(tmp_path, KEY))
+    before = staged.length
+    staged.write(120, b"more", 13)
+    with staged.path.open("r+b") as file:
+        file.seek(before + torn)
+        file.write(bytes(staged.length - before - torn))
+    found = StagedFile(StagingArea(tmp_path, KEY), staged.name, 0, 0)
+    found.replay(known=0, synced=staged.synced)
+    assert not found.damaged
+    assert read(found) == b"0123456789" * 12
+    assert found.length == found.path.stat().st_size == before
+
+
+def test_large_syncs_need_no_zeros(tmp_path: Path) -> None:
+    staged = StagingArea(tmp_path, KEY).create(0, 0)
+    for number in range(12):
+        staged.write(number << 17, bytes(1 << 17), number)
+        staged.sync()
+    assert staged.path.stat().st_size == staged.length
