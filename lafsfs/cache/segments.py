@@ -28,6 +28,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _TOTAL = struct.Struct(">Q")
 _DISK_BLOCK = 4096
 _LOW_WATER = 0.9  # evict down to this share of the limit, so that not every write has to look for victims
+_SMALL = 64 << 10  # bytes
 _TOUCH_AFTER = 60.0  # seconds; a younger entry is recent enough as it is
 
 
@@ -54,7 +55,8 @@ class Part(NamedTuple):
 
 
 class SegmentCache:
-    """A bounded store of parts of immutable files, least recently used out first. All methods block.
+    """A bounded store of parts of immutable files, least recently used out first. Methods block if they do not say
+    otherwise.
 
     A part is named by (storage index, UEB hash, part name), so it never becomes stale. Space is counted in
     disk blocks, temporary files included, and the limit holds at every moment. A full or failing disk only
@@ -67,7 +69,7 @@ class SegmentCache:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def has(self, storage_index: bytes, ueb_hash: bytes, part: str) -> bool:
-        """Whether a part is here. Quick enough to be asked without a thread, unlike the others."""
+        """Whether a part is here. Does not block for long."""
         return os.access(self._path(storage_index, ueb_hash, part), os.F_OK)
 
     def get(self, storage_index: bytes, ueb_hash: bytes, part: str) -> bytes | None:
@@ -81,6 +83,19 @@ class SegmentCache:
         except OSError:
             return None
         return data
+
+    def peek(self, storage_index: bytes, ueb_hash: bytes, part: str) -> bytes | None:
+        """As `get`, but only a small part that the system has in memory. Does not block for long."""
+        try:
+            with open(self._path(storage_index, ueb_hash, part), "rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                if status.st_size > _SMALL or time.time() - status.st_mtime > _TOUCH_AFTER:
+                    return None
+                data = bytearray(status.st_size)
+                count = os.preadv(file.fileno(), [data], 0, os.RWF_NOWAIT)
+        except OSError:
+            return None
+        return bytes(data) if count == len(data) else None
 
     def put(self, parts: Sequence[Part]) -> int:
         """Keep parts, evicting others for them; how many were kept, or were here already."""

@@ -9,7 +9,7 @@ segment fails its check.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from lafsfs.formats.hashing import Buffer
 from lafsfs.grid.servers import Grid
 from lafsfs.transfer import kept
 from lafsfs.transfer.concurrent import compute, compute_all, together
-from lafsfs.transfer.keeper import keeper_of
+from lafsfs.transfer.keeper import Keeper, keeper_of
 from lafsfs.transfer.leaf_hashes import LeafHashes
 from lafsfs.transfer.readahead import Readahead
 from lafsfs.transfer.segment_memory import Fetch, memory_of
@@ -50,7 +50,8 @@ class ChkReader:
     """Reads one immutable file, for any number of tasks at once. What one has fetched serves all."""
 
     def __init__(self, grid: Grid, cache: SegmentCache | None, cap: caps.ChkCap) -> None:
-        self._grid, self._cache, self._cap = grid, cache, cap
+        self._grid, self._cap = grid, cap
+        self._parts = None if cache is None else keeper_of(grid, cache)
         self._index = cap.storage_index
         self._memory = memory_of(grid)
         self._pin = cap.key + cap.ueb_hash
@@ -117,14 +118,18 @@ class ChkReader:
             self._file = _OpenFile(self._parsed(ueb), ueb, layout)
 
     async def _open_from_cache(self, segnum: int) -> _OpenFile | None:
-        if self._cache is None or not kept.has_segment(self._cache, self._index, self._cap.ueb_hash, segnum):
+        parts, index, ueb_hash = self._parts, self._index, self._cap.ueb_hash
+        if parts is None or not kept.has_segment(parts, index, ueb_hash, segnum):
             return None
-        look = partial(kept.get_segment, self._cache, self._index, self._cap.ueb_hash, segnum)
-        found = await trio.to_thread.run_sync(look)
-        if found is None or hashing.ueb_hash(found[0]) != self._cap.ueb_hash:
+        found = kept.peek_at_segment(parts, index, ueb_hash, segnum)
+        if found is None:
+            look = partial(kept.get_segment, parts, index, ueb_hash, segnum)
+            found = await trio.to_thread.run_sync(look)
+        if found is None or hashing.ueb_hash(found[0]) != ueb_hash:
             return None
-        ueb = self._parsed(found[0])
-        return _OpenFile(ueb, found[0], None)
+        file = _OpenFile(self._parsed(found[0]), found[0], None)
+        file.at_hand = segnum, found[1]
+        return file
 
     def _parsed(self, ueb: bytes) -> chk.Ueb:
         """A UEB that the cap pins. Its contents are the uploader's doing, not the fault of a share."""
@@ -209,11 +214,11 @@ class ChkReader:
             fetch.error = LafsError(f"reading failed: {type(error).__name__}")
         finally:
             self._ended(fetch, first, last)
-        if self._cache is not None:
+        if self._parts is not None:
             index, ueb_hash = self._index, self._cap.ueb_hash
             for segnum, segment in fresh.items():
                 part = kept.segment_part(index, ueb_hash, segnum, file.ueb_bytes, segment.cipher)
-                keeper_of(self._grid, self._cache).keep(self._grid, part)
+                self._parts.keep(self._grid, part)
 
     def _ended(self, fetch: Fetch, first: int, last: int) -> None:
         for segnum in range(first, last + 1):
@@ -226,27 +231,33 @@ class ChkReader:
     # --- the disk cache ------------------------------------------------------------------------------
 
     async def _from_cache(self, file: _OpenFile, first: int, last: int) -> dict[int, Buffer]:
-        """Those of the segments that are on disk, checked and decrypted."""
-        if self._cache is None or (file.layout is not None and file.params.num_segments == 1):
+        """Those of the segments that are in the cache, checked and decrypted."""
+        parts = self._parts
+        if parts is None or (file.layout is not None and file.params.num_segments == 1):
             return {}  # a small file whose UEB was not there is not there itself
+        if file.at_hand is not None and file.at_hand[0] == first == last:
+            segment, file.at_hand = file.at_hand[1], None
+            return await compute(len(segment), partial(self._checked, parts, file, {first: segment}))
         index, ueb_hash = self._index, self._cap.ueb_hash
-        there = [s for s in range(first, last + 1) if kept.has_segment(self._cache, index, ueb_hash, s)]
+        there = [s for s in range(first, last + 1) if kept.has_segment(parts, index, ueb_hash, s)]
         if not there:
             return {}
-        return await trio.to_thread.run_sync(self._look, self._cache, file, there)
+        return await trio.to_thread.run_sync(self._look, parts, file, there)
 
-    def _look(self, cache: SegmentCache, file: _OpenFile, segnums: Sequence[int]) -> dict[int, Buffer]:
-        found: dict[int, Buffer] = {}
-        for segnum in segnums:
-            entry = kept.get_segment(cache, self._index, self._cap.ueb_hash, segnum)
-            if entry is None:
-                continue
-            if hashing.crypttext_segment_hash(entry[1]) == file.leaves.get(segnum):
-                found[segnum] = self._decrypted(file, segnum, entry[1])
+    def _look(self, parts: Keeper, file: _OpenFile, segnums: Sequence[int]) -> dict[int, Buffer]:
+        found = ((s, kept.get_segment(parts, self._index, self._cap.ueb_hash, s)) for s in segnums)
+        return self._checked(parts, file, {segnum: entry[1] for segnum, entry in found if entry is not None})
+
+    def _checked(self, parts: Keeper, file: _OpenFile, segments: Mapping[int, Buffer]) -> dict[int, Buffer]:
+        """The plaintext of those that are as they should be. The others are discarded."""
+        good: dict[int, Buffer] = {}
+        for segnum, segment in segments.items():
+            if hashing.crypttext_segment_hash(segment) == file.leaves.get(segnum):
+                good[segnum] = self._decrypted(file, segnum, segment)
             else:
                 log.warning("a damaged part of the cache is discarded")
-                kept.discard_segment(cache, self._index, self._cap.ueb_hash, segnum)
-        return found
+                kept.discard_segment(parts, self._index, self._cap.ueb_hash, segnum)
+        return good
 
     def _decrypted(self, file: _OpenFile, segnum: int, segment: Buffer) -> Buffer:
         plain = bytearray(len(segment))
@@ -265,10 +276,10 @@ class ChkReader:
                     await self._learn_group(file, file.leaves.group_of(segnum))
 
     async def _learn_group(self, file: _OpenFile, group: int) -> None:
-        leaves, cache = file.leaves, self._cache
+        leaves, parts = file.leaves, self._parts
         row, top = leaves.row_range(group), leaves.top_range()
-        if cache is not None and kept.has_leaves(cache, self._index, self._cap.ueb_hash, group):
-            look = partial(kept.get_leaves, cache, self._index, self._cap.ueb_hash, group, row[1])
+        if parts is not None and kept.has_leaves(parts, self._index, self._cap.ueb_hash, group):
+            look = partial(kept.get_leaves, parts, self._index, self._cap.ueb_hash, group, row[1])
             found = await trio.to_thread.run_sync(look)
             try:
                 if found is not None:
@@ -285,9 +296,9 @@ class ChkReader:
             return checked_row, checked_top
 
         (checked,) = (await self._finder.gather(1, row[1], fetch)).values()
-        if cache is not None:
+        if parts is not None:
             part = kept.leaves_part(self._index, self._cap.ueb_hash, group, *checked)
-            keeper_of(self._grid, cache).keep(self._grid, part)
+            parts.keep(self._grid, part)
 
     # --- blocks --------------------------------------------------------------------------------------
 
@@ -368,6 +379,7 @@ class _OpenFile:
         self.params = ueb.params
         self.ueb_bytes = ueb_bytes
         self.layout = layout
+        self.at_hand: tuple[int, memoryview] | None = None  # a segment that came with the UEB, unchecked
         self.leaves = LeafHashes(ueb.params.num_segments, ueb.crypttext_root_hash)
         per_request = _REQUEST * ueb.params.k // ueb.params.segsize
         self.segments_per_request = min(_MOST_SEGMENTS, max(1, per_request))

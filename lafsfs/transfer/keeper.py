@@ -2,13 +2,14 @@
 
 A visit of a worker thread takes longer than writing a small file, so parts are written several at a time, and nobody
 waits for that: programs should have the disk and the cores for themselves. So as long as little is waiting, parts are
-written when programs rest, a few at a time. What the disk does not take in time, or is not written yet when the process
-dies, is lost to the cache, and to nothing else.
+written when programs rest, a few at a time. Until then they are found where they wait. What the disk does not take in
+time, or is not written yet when the process dies, is lost to the cache, and to nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 import trio
@@ -23,15 +24,18 @@ _WHILE = 0.2  # when for so many seconds nothing has come, or been written
 _MOST = 32 << 20  # bytes that may wait
 
 
+_Name = tuple[bytes, bytes, str]
+
+
 class Keeper:
-    """Writes parts into one cache, in the background of a grid. Used from the trio thread only.
+    """One cache, which is written to in the background of a grid. `keep` is for the trio thread only.
 
     `rests` tells whether this is a good moment.
     """
 
     def __init__(self, cache: SegmentCache) -> None:
         self._cache = cache
-        self._waiting: list[Part] = []
+        self._waiting: dict[_Name, Part] = {}
         self._size = 0
         self._writing = False
         self._arrived = trio.Event()
@@ -39,9 +43,10 @@ class Keeper:
 
     def keep(self, grid: Grid, part: Part) -> None:
         """Have a part written, unless too much is waiting."""
-        if self._size > _MOST:
+        name = part[:3]
+        if self._size > _MOST or name in self._waiting:
             return
-        self._waiting.append(part)
+        self._waiting[name] = part
         self._size += part.size
         self._arrived.set()
         if not self._writing:
@@ -50,6 +55,26 @@ class Keeper:
                 grid.start_soon(self._write)
             except LafsError:  # it was closed
                 self._writing = False
+
+    def has(self, storage_index: bytes, ueb_hash: bytes, name: str) -> bool:
+        """Whether a part is here. Does not block for long."""
+        return (storage_index, ueb_hash, name) in self._waiting or self._cache.has(
+            storage_index, ueb_hash, name
+        )
+
+    def peek(self, storage_index: bytes, ueb_hash: bytes, name: str) -> bytes | None:
+        """The bytes of a part, if it is at hand; unchecked. Does not block for long."""
+        part = self._waiting.get((storage_index, ueb_hash, name))
+        return self._cache.peek(storage_index, ueb_hash, name) if part is None else b"".join(part.pieces)
+
+    def get(self, storage_index: bytes, ueb_hash: bytes, name: str) -> bytes | None:
+        """The bytes of a part, if it is here; unchecked. Blocks. In any thread."""
+        part = self._waiting.get((storage_index, ueb_hash, name))
+        return self._cache.get(storage_index, ueb_hash, name) if part is None else b"".join(part.pieces)
+
+    def discard(self, storage_index: bytes, ueb_hash: bytes, name: str) -> None:
+        """Forget a part of the cache that proved to be damaged. Blocks. In any thread."""
+        self._cache.discard(storage_index, ueb_hash, name)
 
     async def _write(self) -> None:
         try:
@@ -71,9 +96,11 @@ class Keeper:
                 return
 
     async def _write_next(self, count: int) -> None:
-        parts, self._waiting = self._waiting[:count], self._waiting[count:]
+        parts = list(islice(self._waiting.values(), count))
         if parts:
             await trio.to_thread.run_sync(self._cache.put, parts)
+            for part in parts:
+                del self._waiting[part[:3]]
             self._size -= sum(part.size for part in parts)
 
 

@@ -163,6 +163,7 @@ class _Upload:
         header = self._encoder.header()
         self._file = NewFile(index, params.n, self._encoder.total_size(), secret, header)
         self._ueb_hash = self._ueb = b""
+        self._ciphertext: memoryview | None = None  # of a small file, all of it
 
     async def run(self) -> caps.ChkCap:
         happy = self._grid.encoding.happy
@@ -207,6 +208,8 @@ class _Upload:
         first, self._first = self._first, None
         assert first is not None
         parts = await self._encoded(first, 0)
+        if len(first) == self._params.size <= _CACHE_UP_TO and self._params.num_segments == 1:
+            self._ciphertext = first
         for share in parts:
             share.insert(0, self._file.header)
         if len(first) == self._params.size:
@@ -242,7 +245,7 @@ class _Upload:
         await send_all(senders, homes, happy, parts, position)
         finish_all(senders, homes, happy)
         self._tell(done)
-        self._keep(parts)
+        self._keep()
 
     def _tell(self, done: int) -> None:
         if self._progress is not None:
@@ -266,14 +269,11 @@ class _Upload:
             return [[batch]]
         return [list(blocks) for blocks in zip(*rows, strict=True)]
 
-    def _keep(self, parts: list[list[Buffer]]) -> None:
+    def _keep(self) -> None:
         """Put the ciphertext of a small file in the cache: it is likely to be read soon."""
-        cache, params = self._cache, self._params
-        if cache is None or params.num_segments > 1 or params.size > _CACHE_UP_TO or params.k > 1:
-            return
-        segment = memoryview(parts[0][1])[: params.size]
-        part = segment_part(self._file.storage_index, self._ueb_hash, 0, self._ueb, segment)
-        keeper_of(self._grid, cache).keep(self._grid, part)
+        if self._cache is not None and self._ciphertext is not None:
+            part = segment_part(self._file.storage_index, self._ueb_hash, 0, self._ueb, self._ciphertext)
+            keeper_of(self._grid, self._cache).keep(self._grid, part)
 
 
 def _tail_work(params: Params) -> int:

@@ -156,3 +156,17 @@ def test_several_processes(tmp_path: Path) -> None:
         for process in running:
             process.kill()
     assert SegmentCache(tmp_path, limit).usage().used == _bytes_below(tmp_path) <= limit
+
+
+def test_a_look_at_what_is_in_memory(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path, 1 << 30)
+    old = Part(SI, UEB, "old", (b"of long ago",))
+    cache.put([Part(SI, UEB, "small", (b"a", b"bc")), Part(SI, UEB, "large", (bytes(100_000),)), old])
+    assert cache.peek(SI, UEB, "small") == b"abc"
+    assert cache.peek(SI, UEB, "large") is None, "not in the loop"
+    assert cache.peek(SI, UEB, "absent") is None
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"of long ago")
+    os.utime(path, (1, 1))
+    assert cache.peek(SI, UEB, "old") is None, "its last use has to be written down"
+    assert cache.get(SI, UEB, "old") == b"of long ago"
+    assert cache.peek(SI, UEB, "old") == b"of long ago"

@@ -18,6 +18,7 @@ from lafsfs.transfer.kept import (
     has_leaves,
     has_segment,
     leaves_part,
+    peek_at_segment,
     segment_part,
 )
 from tests.support.grids import SECRETS
@@ -56,15 +57,32 @@ async def test_what_was_kept_is_found(tmp_path: Path) -> None:
     async with no_servers() as grid:
         keeping = keeper.keeper_of(grid, cache)
         assert keeper.keeper_of(grid, cache) is keeping
-        assert not has_segment(cache, SI, UEB_HASH, 3)
+        assert not has_segment(keeping, SI, UEB_HASH, 3)
         keeping.keep(grid, segment_part(SI, UEB_HASH, 3, b"the UEB", memoryview(b"segment")))
         keeping.keep(grid, leaves_part(SI, UEB_HASH, 1, b"row", b"top"))
         await settled(cache, 2)
-    assert has_segment(cache, SI, UEB_HASH, 3)
-    assert has_leaves(cache, SI, UEB_HASH, 1)
-    assert not has_leaves(cache, SI, UEB_HASH, 3)
-    assert get_segment(cache, SI, UEB_HASH, 3) == (b"the UEB", b"segment")
-    assert get_leaves(cache, SI, UEB_HASH, 1, 3) == (b"row", b"top")
+    assert has_segment(keeping, SI, UEB_HASH, 3)
+    assert has_leaves(keeping, SI, UEB_HASH, 1)
+    assert not has_leaves(keeping, SI, UEB_HASH, 3)
+    assert get_segment(keeping, SI, UEB_HASH, 3) == (b"the UEB", b"segment")
+    assert get_leaves(keeping, SI, UEB_HASH, 1, 3) == (b"row", b"top")
+
+
+async def test_what_is_not_written_yet_is_found_where_it_waits(tmp_path: Path) -> None:
+    cache = Recording(tmp_path)
+    async with no_servers() as grid:
+        keeping = keeper.keeper_of(grid, cache)
+        keeping.rests = lambda: False
+        for _ in range(2):
+            keeping.keep(grid, segment_part(SI, UEB_HASH, 0, b"the UEB", memoryview(b"segment")))
+        assert peek_at_segment(keeping, SI, UEB_HASH, 0) == (b"the UEB", b"segment")
+        assert has_segment(keeping, SI, UEB_HASH, 0)
+        assert get_segment(keeping, SI, UEB_HASH, 0) == (b"the UEB", b"segment")
+        assert peek_at_segment(keeping, SI, UEB_HASH, 1) is None
+        assert cache.given == []
+    assert cache.given == ["segment 0"]
+    assert cache.get(SI, UEB_HASH, "segment 0") is not None
+    assert get_segment(keeping, SI, UEB_HASH, 0) == (b"the UEB", b"segment"), "in the cache now"
 
 
 async def test_a_grid_that_is_closed_has_written_everything(tmp_path: Path) -> None:
