@@ -169,22 +169,53 @@ def glance(ino: int, glimpse: Glimpse, timeout: float) -> EntryAttributes:
 
 
 def _stat(ino: int, nlink: int, a: Attributes, allocated: int, timeout: float) -> EntryAttributes:
+    e = _blank(timeout)
+    _fill(e, ino, nlink, a, allocated)
+    return e
+
+
+def _blank(timeout: float) -> EntryAttributes:
+    """What is the same for all."""
     e = EntryAttributes()
-    e.st_ino = ino
     e.generation = 0
     e.entry_timeout = e.attr_timeout = timeout
-    e.st_mode = a.mode
-    e.st_nlink = nlink
-    e.st_uid = a.uid
-    e.st_gid = a.gid
-    e.st_rdev = a.rdev
-    e.st_size = a.size
     e.st_blksize = BLOCK_SIZE
-    e.st_blocks = -(-allocated // BLOCK)
-    e.st_atime_ns = a.atime
-    e.st_mtime_ns = a.mtime
-    e.st_ctime_ns = a.ctime
     return e
+
+
+def _fill(e: EntryAttributes, ino: int, nlink: int, attributes: tuple[int, ...], allocated: int) -> None:
+    e.st_ino = ino
+    e.st_nlink = nlink
+    (
+        e.st_mode,
+        e.st_uid,
+        e.st_gid,
+        e.st_rdev,
+        e.st_size,
+        e.st_atime_ns,
+        e.st_mtime_ns,
+        e.st_ctime_ns,
+        _,
+    ) = attributes
+    e.st_blocks = -(-allocated // BLOCK)
+
+
+class Row:
+    """What stat shows, for one name of a listing after the other: each overwrites the one before."""
+
+    def __init__(self, timeout: float) -> None:
+        self._shown = _blank(timeout)
+
+    def entry(self, inode: Inode) -> EntryAttributes:
+        """As `answers.entry`."""
+        _fill(self._shown, inode.ino, inode.nlink, inode.attributes, inode.allocated)
+        return self._shown
+
+    def glance(self, ino: int, glimpse: Glimpse) -> EntryAttributes:
+        """As `answers.glance`."""
+        attributes = glimpse.fields
+        _fill(self._shown, ino, 1, attributes, attributes[4])
+        return self._shown
 
 
 def statvfs(total: int, free: int, files: int) -> pyfuse3.StatvfsData:

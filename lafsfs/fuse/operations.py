@@ -25,6 +25,7 @@ from pyfuse3 import (
 )
 
 from lafsfs.fuse.answers import (
+    Row,
     answered,
     entry,
     free,
@@ -63,6 +64,7 @@ class Operations(pyfuse3.Operations):
         self.tree = tree
         self._timeout = timeout
         self._streams = Streams()
+        self._row = Row(timeout)
         self.interrupts = Interrupts()
         self.enable_acl = tree.options.acl
 
@@ -289,18 +291,20 @@ class Operations(pyfuse3.Operations):
 
     def _tell(self, token: ReaddirToken, folder: Folder, name: bytes, number: int, cookie: int) -> bool:
         """Put a name into the answer to `readdir`; False if there is no room."""
-        tree = self.tree
-        glimpsed = tree.glimpse(folder, name, number) if tree.inodes.get(number) is None else None
-        if glimpsed is not None:
-            shown = glance(*glimpsed, self._timeout)
-            if not pyfuse3.readdir_reply(token, FileNameT(name), shown, cookie):
-                return False
-            tree.inodes.glimpsed(*glimpsed)
-            return True
-        inode = tree.resolve(folder, name)
+        tree, row = self.tree, self._row
+        inode = tree.inodes.get(number)
         if inode is None:
-            return True
-        if not pyfuse3.readdir_reply(token, FileNameT(name), self._entry(inode), cookie):
+            glimpsed = tree.glimpse(folder, name, number)
+            if glimpsed is not None:
+                if not pyfuse3.readdir_reply(token, FileNameT(name), row.glance(*glimpsed), cookie):
+                    return False
+                tree.inodes.glimpsed(*glimpsed)
+                return True
+        if inode is None or not inode.is_file_at(folder.inode.ino, name):
+            inode = tree.resolve(folder, name)
+            if inode is None:
+                return True
+        if not pyfuse3.readdir_reply(token, FileNameT(name), row.entry(inode), cookie):
             tree.inodes.drop_if_unused(inode)
             return False
         inode.lookups += 1

@@ -30,6 +30,11 @@ class Glimpse(NamedTuple):
         return cls(*link, lookups, _ATTRIBUTES.pack(*attributes))
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """The attributes as a plain tuple."""
+        return _ATTRIBUTES.unpack(self.packed)
+
+    @property
     def attributes(self) -> Attributes:
         return Attributes._make(_ATTRIBUTES.unpack(self.packed))
 
@@ -44,7 +49,8 @@ class Glimpse(NamedTuple):
 
     def leads(self, directory: int, name: bytes) -> bool:
         """Whether this name leads there, or none that is known does."""
-        return self.is_lost or self.link == (directory, name)
+        mine = self.directory
+        return (mine == directory and self.name == name) or mine == NOWHERE
 
     def known(self, more: int) -> Glimpse:
         """The same when the kernel has so many references more."""

@@ -126,6 +126,10 @@ class Inode:
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.attributes[0])
 
+    def is_file_at(self, directory: int, name: bytes) -> bool:
+        """Whether it is no directory, and this name leads to it."""
+        return (directory, name) in self.links and not stat.S_ISDIR(self.attributes[0])
+
     @property
     def read_cap(self) -> bytes:
         """What others read it by; empty as long as the grid does not have it."""
@@ -249,7 +253,8 @@ class InodeTable:
 
     def glimpsed(self, ino: int, glimpse: Glimpse) -> None:
         """The kernel was told once more of a file of which there is no inode; `glimpse` as it was before."""
-        if not self.is_glimpsed(ino):
+        before = self._glimpses.get(ino)
+        if before is None or before.is_lost:
             self._count_anchor(glimpse.directory, +1)
         self._glimpses[ino] = glimpse.known(1)
 

@@ -97,7 +97,7 @@ class Resolving:
             return None
         link = folder.inode.ino, name
         before = self.inodes.glimpse(number)
-        if before is not None and before.link == link:
+        if before is not None and before.name == name and before.directory == link[0]:
             return number, before
         raw = folder.base_raw(name)
         seen = plain(raw) if raw is not None else None
