@@ -151,8 +151,8 @@ class Journal:
         try:
             return self._log.append(record)
         except NoSpaceError:
-            self._reserve.give()
-            return self._log.append(record)
+            with self._reserve.given_up():
+                return self._log.append(record)
 
     def _remember(self, reference: int, batch: Batch, notes: dict[str, bytes | None]) -> None:
         index = self._index
@@ -223,6 +223,11 @@ class Journal:
             size > needed + slack
             or len(self._log.segments) > SLACK_SEGMENTS + size // record_log.SEGMENT_BYTES
         )
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether it is about to give space back."""
+        return self.wasteful or self._log.shrinks
 
     def tidy(self) -> None:
         """One step of making the log shorter: rows that count are written again, the oldest segment goes after the

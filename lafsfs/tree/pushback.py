@@ -24,7 +24,7 @@ class Pushback:
 
     async def patiently(self, change: Callable[[], Awaitable[_T]]) -> _T:
         """What `change` returns. NoSpaceError when there was no room for `staging_wait` seconds, or when nothing is
-        left that could be published.
+        left that could be published or removed.
         """
         try:
             return await change()
@@ -49,7 +49,8 @@ class Pushback:
 
     @property
     def _hope(self) -> bool:
-        return not self._tree.publisher.idle or bool(self._tree.staging.retired)
+        tree = self._tree
+        return not tree.publisher.idle or bool(tree.staging.retired) or tree.journal.shrinks
 
     async def _until_freed(self, deadline: float) -> None:
         with trio.move_on_at(min(deadline, trio.current_time() + _LOOK_AGAIN)):

@@ -213,6 +213,11 @@ class RecordLog:
         segment = next(iter(self.segments.values()), None)
         return None if segment is self._tip else segment
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether segments go with the next sync."""
+        return bool(self._doomed)
+
     def doom_oldest(self) -> None:
         """Nothing in the oldest segment counts any more: it goes with the next sync."""
         segment = self.oldest

@@ -6,6 +6,9 @@ While the reserve is gone, nothing but publishing, and removing, may take space.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 RESERVE_BYTES = 4 << 20
@@ -15,32 +18,43 @@ _STEP = 1 << 20
 
 
 class Reserve:
-    """A file of allocated space. In any thread."""
+    """A file of allocated space. In any thread; one at a time takes it or gives it up."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self.gone = False
 
     def take(self, objects: int) -> bool:
         """Have enough for so many objects; False if the disk has not so much."""
         wanted = -(-(RESERVE_BYTES + objects * PER_OBJECT) // _STEP) * _STEP
-        try:
-            number = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._lock:
             try:
-                held = os.fstat(number).st_blocks * 512
-                if held < wanted:
-                    os.posix_fallocate(number, 0, wanted)
-                elif held > 2 * wanted:
-                    os.ftruncate(number, wanted)
-            finally:
-                os.close(number)
-            self.gone = False
-        except OSError:
-            self.give()
-        return not self.gone
+                self._allocate(wanted)
+                self.gone = False
+            except OSError:
+                self._give()
+            return not self.gone
 
-    def give(self) -> None:
-        """Give the space up."""
+    def _allocate(self, wanted: int) -> None:
+        number = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            held = os.fstat(number).st_blocks * 512
+            if held < wanted:
+                os.posix_fallocate(number, 0, wanted)
+            elif held > 2 * wanted:
+                os.ftruncate(number, wanted)
+        finally:
+            os.close(number)
+
+    @contextmanager
+    def given_up(self) -> Iterator[None]:
+        """The space is there for what is done in the block: nobody takes it again meanwhile."""
+        with self._lock:
+            self._give()
+            yield
+
+    def _give(self) -> None:
         self._path.unlink(missing_ok=True)
         self.gone = True
 
