@@ -374,6 +374,7 @@ class Files:
         fresh = self._tree.staging.create(old.size, old.base_limit)
         try:
             await trio.to_thread.run_sync(_copy_live, old, fresh)
+            fresh.rewritten()
             await trio.to_thread.run_sync(fresh.sync)
             crash_point("staging.rewrite")
             change = Change(self._tree)

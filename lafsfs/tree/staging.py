@@ -39,6 +39,7 @@ _HEAD = struct.Struct(">BIQq")
 _HEAD_SIZE = NONCE + _HEAD.size + TAG
 _FULL = _HEAD_SIZE + CHUNK + TAG  # bytes of the longest record
 _WRITE, _SIZE = 1, 2
+_MANY = 4096  # records of a log that should be joined, if they are small
 _LENGTH_BITS = 18  # a reference is position << 18 | data length
 
 Buffer = bytes | bytearray | memoryview
@@ -170,6 +171,7 @@ class StagedFile:
         self.hashed: HashedAlong | None = None  # the content, if it is hashed while it is written
         self._heads, self._datas = area.keys_of(name)
         self._padding = Padding()
+        self._many = _MANY
         self._fd = -1
         self._pins = 0
         self._doomed = False
@@ -413,7 +415,11 @@ class StagedFile:
         live = self.extents.live + len(self.extents) * (_HEAD_SIZE + TAG)
         if self.length > 2 * live + (32 << 20):
             return True
-        return len(self.extents) > 4096 and self.extents.live < len(self.extents) * 2048
+        return len(self.extents) > self._many and self.extents.live < len(self.extents) * 2048
+
+    def rewritten(self) -> None:
+        """It was just written anew: that many records as it has now are not worth doing it again."""
+        self._many = max(_MANY, 2 * len(self.extents))
 
 
 class StagedSnapshot:

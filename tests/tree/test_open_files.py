@@ -11,6 +11,7 @@ import trio
 
 from lafsfs.nodes.maker import NodeMaker
 from lafsfs.tree import publisher
+from lafsfs.tree.staging import StagedFile
 from tests.support.trees import EAGER, IDLE, Files, copy_state, left_in, new_root, opened
 
 TIMES = 3  # states of one file to be seen elsewhere while it is written
@@ -102,3 +103,24 @@ async def seen_growing(fs: Files, written: bytearray, least: int) -> None:
             assert content == written[: len(content)]
             if len(content) > least:
                 states.add(len(content))
+
+
+async def test_scattered_small_writes_do_not_have_a_log_rewritten_for_each(
+    nodes: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten: list[StagedFile] = []
+    call = StagedFile.rewritten
+
+    def note(log: StagedFile) -> None:
+        rewritten.append(log)
+        call(log)
+
+    monkeypatch.setattr(StagedFile, "rewritten", note)
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path, IDLE) as fs:
+        handle = await fs.create("scattered")
+        for place in range(0, 10_000 * 100, 100):
+            await fs.pwrite(handle, b"x", place)
+        await fs.close(handle)
+        assert 1 <= len(rewritten) <= 3
+        assert await fs.read("scattered") == (b"x".ljust(100, b"\0") * 10_000)[: 9_999 * 100 + 1]

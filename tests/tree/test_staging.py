@@ -401,6 +401,12 @@ def test_when_rewriting_pays(tmp_path: Path) -> None:
     assert not staged.wasteful
     staged.write(2 * 4096, b"x", 1)
     assert staged.wasteful
+    staged.rewritten()
+    for offset in range(4097, 2 * 4097):
+        staged.write(2 * offset, b"x", 1)
+        assert not staged.wasteful, "as many again are worth it, not one more"
+    staged.write(2 * 2 * 4097, b"x", 1)
+    assert staged.wasteful
 
 
 def padded(area: StagingArea) -> StagedFile:
