@@ -73,7 +73,8 @@ async def test_two_moves_into_each_other(
         assert await contents(here) == {b"1", b"2"}
         paths = sorted(await here.everything())
         names = sorted(path.rpartition(b"/")[2] for path in paths)
-        if at_once:  # a directory may end under both names
+        if at_once or not in_one:
+            # A directory may end under both names; in turn, when the machine is busy (several-writers.md).
             names = sorted(set(names))
         assert names == sorted({x.encode(), y.encode()} | {b"d1", b"d2", b"one", b"two"}), paths
 
