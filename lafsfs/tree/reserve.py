@@ -33,7 +33,7 @@ class Reserve:
                 self._allocate(wanted)
                 self.gone = False
             except OSError:
-                self._give()
+                self.gone = True  # what there was of it stays, for who gives it up
             return not self.gone
 
     def _allocate(self, wanted: int) -> None:
@@ -41,7 +41,11 @@ class Reserve:
         try:
             held = os.fstat(number).st_blocks * 512
             if held < wanted:
-                os.posix_fallocate(number, 0, wanted)
+                try:
+                    os.posix_fallocate(number, 0, wanted)
+                except OSError:
+                    os.ftruncate(number, held)
+                    raise
             elif held > 2 * wanted:
                 os.ftruncate(number, wanted)
         finally:

@@ -49,3 +49,15 @@ def test_a_full_disk_has_none(tmp_path: Path) -> None:
         ballast.unlink()
         assert not reserve.missing(0)
         assert not reserve.gone
+
+
+@only_root
+def test_what_cannot_grow_is_kept(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", MEGABYTES) as disk:
+        reserve = Reserve(disk / "reserve")
+        assert reserve.take(0)
+        take_all(disk)
+        assert not reserve.take(1)
+        assert reserve.gone
+        with reserve.given_up():
+            (disk / "needed").write_bytes(bytes(RESERVE_BYTES // 2))
