@@ -19,15 +19,20 @@ async def append_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: 
     hashed = staged.hashed
     placed = await trio.to_thread.run_sync(_append, staged, hashed, offset, data, mtime)
     staged.place(placed, mtime)
-    if hashed is not None and staged.hashed is hashed and hashed.end == offset:
-        hashed.add(data)
+    _hash_along(staged, hashed, offset, data)
 
 
 def write_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: int) -> None:
     """`staged.write`, at once; `data` must not change any more."""
     hashed = staged.hashed
     staged.write(offset, data, mtime)
-    if len(data) >= _WORTH_IT and hashed is not None and staged.hashed is hashed and hashed.end == offset:
+    if len(data) >= _WORTH_IT:
+        _hash_along(staged, hashed, offset, data)
+
+
+def _hash_along(staged: StagedFile, hashed: HashedAlong | None, offset: int, data: Buffer) -> None:
+    """`data` was written: it is the next to be hashed if what was there before it is, and still stands."""
+    if hashed is not None and staged.hashed is hashed and hashed.end == offset:
         hashed.add(data)
 
 

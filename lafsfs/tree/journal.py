@@ -200,9 +200,8 @@ class Journal:
     def sync_point(self, batch: Batch | None = None) -> SyncPoint:
         """Commit `batch`, if the disk has room for it, and begin a sync: `sync` makes durable what is there now."""
         if batch is not None:
-            with contextlib.suppress(
-                NoSpaceError
-            ):  # it only helps to notice damage, so it does not use the reserve
+            # It only helps to notice damage, so it does not use the reserve.
+            with contextlib.suppress(NoSpaceError):
                 self.commit(batch)
         self.dirty = False
         return self._log.sync_point()

@@ -55,12 +55,9 @@ class Reserve:
     def given_up(self) -> Iterator[None]:
         """The space is there for what is done in the block: nobody takes it again meanwhile."""
         with self._lock:
-            self._give()
+            self._path.unlink(missing_ok=True)
+            self.gone = True
             yield
-
-    def _give(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self.gone = True
 
     def missing(self, objects: int) -> bool:
         """Whether it is gone, and cannot be had again."""
