@@ -42,6 +42,7 @@ from lafsfs.fuse.answers import (
 )
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
 from lafsfs.fuse.interrupts import Interrupts
+from lafsfs.fuse.set_id import mode_left
 from lafsfs.fuse.streams import Streams
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
@@ -163,7 +164,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         target = self.tree.inode(inode)
         new = NewAttributes(
-            mode=attr.st_mode if fields.update_mode else None,
+            mode=attr.st_mode if fields.update_mode else mode_left(target.attributes, fields, ctx),
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,

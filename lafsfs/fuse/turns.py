@@ -23,6 +23,8 @@ import pyfuse3
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
+from lafsfs.fuse.negotiation import Negotiation
+
 LINGER = 0.0001  # seconds for which who has just answered looks for the next request without going to sleep
 UNTURNED = 0.002  # seconds for which other tasks may have to wait because of that
 _TRUST = 8  # so many times it may be in vain, after it paid that often, before it is left
@@ -31,7 +33,8 @@ _TRUST = 8  # so many times it may be in vain, after it paid that often, before 
 class Turns(trio.abc.Instrument):
     """What pyfuse3 uses as its lock: held while waiting for a request and taking it. Used in one trio loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, negotiation: Negotiation | None = None) -> None:
+        self._negotiation = negotiation  # of a connection that is new
         self._taken = False
         self._waiting: deque[Task] = deque()
         # Whether the task whose turn it is has just answered a request, and waited for nothing.
@@ -60,6 +63,12 @@ class Turns(trio.abc.Instrument):
 
     async def wait_readable(self, fd: int) -> None:
         """Return when there is a request; what pyfuse3 waits with while it has its turn."""
+        if self._negotiation is not None:
+            if not self._negotiation.begun:
+                await self._negotiation.begin(fd)
+                return
+            self._negotiation.end(fd)
+            self._negotiation = None
         began = time.monotonic()
         if self._answered and self._trust > 0:
             if began > self._turned + UNTURNED:
@@ -94,11 +103,11 @@ class Turns(trio.abc.Instrument):
 
 
 @contextmanager
-def taking_turns() -> Iterator[None]:
+def taking_turns(negotiation: Negotiation | None = None) -> Iterator[None]:
     """Have `pyfuse3.main` read requests so, inside of the block. What pyfuse3 uses of trio can be exchanged as a whole;
     that is how its support of asyncio is made.
     """
-    turns = Turns()
+    turns = Turns(negotiation)
     trio.lowlevel.add_instrument(turns)
     its = vars(pyfuse3)
     lowlevel = types.SimpleNamespace(**{**vars(trio.lowlevel), "wait_readable": turns.wait_readable})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -114,3 +116,14 @@ class DirectoryStream:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def pages_in_memory(path: Path) -> int:
+    """How many pages of a file, which must not be empty, the kernel has: mincore(2)."""
+    size = path.stat().st_size
+    seen = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped:
+        start = ctypes.c_char.from_buffer(mapped)
+        _checked(_libc.mincore(ctypes.byref(start), ctypes.c_size_t(size), seen), "mincore")
+        del start  # a mapping with references cannot be closed
+    return sum(page & 1 for page in seen)
