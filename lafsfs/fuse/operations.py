@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from typing import cast
 
 import pyfuse3
 from pyfuse3 import (
@@ -178,7 +179,7 @@ class Operations(pyfuse3.Operations):
     @answered(remote)
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         link = self.tree.inode(inode)
-        return await self.tree.files.read_inode(link, 0, link.attributes.size)
+        return FileNameT(bytes(await self.tree.files.read_inode(link, 0, link.attributes.size)))
 
     @answered(local)
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -248,7 +249,7 @@ class Operations(pyfuse3.Operations):
 
     @answered(unpublished)
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self.tree.files.read(fh, off, size)
+        return cast(bytes, await self.tree.files.read(fh, off, size))  # pyfuse3 takes any buffer
 
     @answered(free)
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

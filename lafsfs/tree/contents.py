@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
@@ -10,15 +11,18 @@ from lafsfs.errors import NotEnoughSharesError, UncoordinatedWriteError
 from lafsfs.nodes.maker import FileNode
 from lafsfs.nodes.mutable import MutableFile
 from lafsfs.tree.extents import Piece
-from lafsfs.tree.staging import StagedFile, StagedSnapshot
+from lafsfs.tree.staging import AT_HAND, StagedFile, StagedSnapshot
 from lafsfs.tree.torn import readable
 
-_IN_THREAD = 64 * 1024  # decrypting more than this leaves the event loop
+_SMALL = 64 * 1024  # up to this, a single record is not copied
+# What the kernel reads at once at most, in so many records, is read in the loop: going to a thread and back costs more.
+_IN_LOOP = 1 << 20
+_FEW = 64
 
 
 async def read_staged(
     staged: StagedFile | StagedSnapshot, base: FileNode | None, start: int, end: int
-) -> bytes:
+) -> bytes | bytearray:
     """Bytes [start, end) of staged content; what the log does not hold comes from `base`, or is zero."""
     log = staged if isinstance(staged, StagedFile) else staged.staged
     pieces = staged.extents.cover(start, end)
@@ -31,9 +35,9 @@ async def read_staged(
 
 async def _read_pieces(
     log: StagedFile, pieces: list[Piece], base: FileNode | None, base_limit: int, start: int, end: int
-) -> bytes:
-    if len(pieces) == 1 and pieces[0].record is not None and end - start < _IN_THREAD:
-        record, skip = log.read_record(pieces[0].record), pieces[0].skip
+) -> bytes | bytearray:
+    if len(pieces) == 1 and pieces[0].record is not None and end - start < _SMALL:
+        record, skip = await _read_record(log, pieces[0].record), pieces[0].skip
         return record if len(record) == end - start else record[skip : skip + end - start]
     out = bytearray(end - start)
     parts = _parts(pieces, memoryview(out), start)
@@ -42,7 +46,7 @@ async def _read_pieces(
         if piece.record is None and base is not None and piece.start < base_limit:
             got = await read_node(base, piece.start, min(piece.end, base_limit) - piece.start)
             part[: len(got)] = got
-    return bytes(out)
+    return out
 
 
 def _parts(pieces: list[Piece], buf: memoryview, start: int) -> list[tuple[Piece, memoryview]]:
@@ -50,13 +54,24 @@ def _parts(pieces: list[Piece], buf: memoryview, start: int) -> list[tuple[Piece
     return [(piece, buf[piece.start - start : piece.end - start]) for piece in pieces]
 
 
+async def _read_record(log: StagedFile, reference: int) -> bytes:
+    try:
+        return log.read_record(reference, AT_HAND)
+    except OSError:
+        return await trio.to_thread.run_sync(log.read_record, reference)
+
+
 async def _fill(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
-    """Fill the parts that are in the log; many records in one visit to a worker thread."""
+    """Fill the parts that are in the log: what is at hand, then the rest in one visit to a worker thread."""
     logged = [(piece, part) for piece, part in parts if piece.record is not None]
-    if sum(len(part) for _, part in logged) < _IN_THREAD:
-        _read_records(log, logged)
-    else:
-        await trio.to_thread.run_sync(_read_records, log, logged)
+    at_hand = 0
+    if len(logged) <= _FEW and sum(len(part) for _, part in logged) <= _IN_LOOP:
+        with suppress(OSError):
+            for piece in logged:
+                _read_records(log, [piece], AT_HAND)
+                at_hand += 1
+    if at_hand < len(logged):
+        await trio.to_thread.run_sync(_read_records, log, logged[at_hand:])
 
 
 async def read_node(node: FileNode, offset: int, size: int) -> bytes:
@@ -143,7 +158,7 @@ class PatientSource:
         await self._source.read_into(offset, buf)
 
 
-def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
+def _read_records(log: StagedFile, parts: list[tuple[Piece, memoryview]], flags: int = 0) -> None:
     for piece, part in parts:
         assert piece.record is not None
-        log.read_record_into(piece.record, piece.skip, part)
+        log.read_record_into(piece.record, piece.skip, part, flags)

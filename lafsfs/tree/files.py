@@ -162,12 +162,14 @@ class Files:
 
     # --- reading ---------------------------------------------------------------------------------------
 
-    async def read(self, handle: int, offset: int, size: int) -> bytes:
+    async def read(self, handle: int, offset: int, size: int) -> bytes | bytearray:
         """Up to `size` bytes from `offset`; fewer only at the end of the file."""
         file = self._handle(handle)
         return await self.read_inode(file.inode, offset, size, file)
 
-    async def read_inode(self, inode: Inode, offset: int, size: int, file: OpenFile | None = None) -> bytes:
+    async def read_inode(
+        self, inode: Inode, offset: int, size: int, file: OpenFile | None = None
+    ) -> bytes | bytearray:
         """As `read`, for content without a handle (symlink targets). ESTALE if it was removed."""
         _check_there(inode)
         end = min(offset + size, inode.attributes.size)

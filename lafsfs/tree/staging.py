@@ -41,6 +41,8 @@ _FULL = _HEAD_SIZE + CHUNK + TAG  # bytes of the longest record
 _WRITE, _SIZE = 1, 2
 _MANY = 4096  # records of a log that should be joined, if they are small
 _LENGTH_BITS = 18  # a reference is position << 18 | data length
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+AT_HAND = os.RWF_NOWAIT  # read only what the system has in memory
 
 Buffer = bytes | bytearray | memoryview
 Placed = tuple[int, int, int]  # first byte, one past the last, reference to the record
@@ -257,29 +259,35 @@ class StagedFile:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def read_record(self, reference: int) -> bytes:
-        """All data of one record; JournalError if the disk gives back something else than was written."""
-        position, length = reference >> _LENGTH_BITS, reference & ((1 << _LENGTH_BITS) - 1)
-        sealed = os.pread(self.fd(), _HEAD_SIZE + length + TAG, position)
+    def read_record(self, reference: int, flags: int = 0) -> bytes:
+        """All data of one record; JournalError if the disk gives back something else than was written. `flags` are for
+        preadv(2); with AT_HAND, OSError if the disk would have to be waited for.
+        """
+        sealed, bound = self._sealed(reference, flags)
         try:
-            return self._datas.decrypt(
-                sealed[:NONCE], memoryview(sealed)[_HEAD_SIZE:], position.to_bytes(8, "big")
-            )
+            return self._datas.decrypt(sealed[:NONCE], sealed[_HEAD_SIZE:], bound)
         except (InvalidTag, ValueError):
             raise JournalError("staged content is damaged on the local disk") from None
 
-    def read_record_into(self, reference: int, skip: int, target: memoryview) -> None:
-        """Fill `target` from a record, leaving out its first `skip` bytes. JournalError as for `read_record`."""
-        position, length = reference >> _LENGTH_BITS, reference & ((1 << _LENGTH_BITS) - 1)
-        if skip or len(target) != length:
-            target[:] = memoryview(self.read_record(reference))[skip : skip + len(target)]
+    def read_record_into(self, reference: int, skip: int, target: memoryview, flags: int = 0) -> None:
+        """Fill `target` from a record, leaving out its first `skip` bytes. Errors and `flags` as for `read_record`."""
+        if skip or len(target) != reference & _LENGTH_MASK:
+            target[:] = memoryview(self.read_record(reference, flags))[skip : skip + len(target)]
             return
-        sealed = os.pread(self.fd(), _HEAD_SIZE + length + TAG, position)
-        bound = position.to_bytes(8, "big")
+        sealed, bound = self._sealed(reference, flags)
         try:
-            self._datas.decrypt_into(sealed[:NONCE], memoryview(sealed)[_HEAD_SIZE:], bound, target)
+            self._datas.decrypt_into(sealed[:NONCE], sealed[_HEAD_SIZE:], bound, target)
         except (InvalidTag, ValueError):
             raise JournalError("staged content is damaged on the local disk") from None
+
+    def _sealed(self, reference: int, flags: int) -> tuple[memoryview, bytes]:
+        """A record as the log has it, until the next one is read in the same thread; and what it is bound to."""
+        position, length = reference >> _LENGTH_BITS, reference & _LENGTH_MASK
+        sealed = _room()[: _HEAD_SIZE + length + TAG]
+        count = os.preadv(self.fd(), [sealed], position, flags)
+        if count < len(sealed) and flags & AT_HAND:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return sealed[:count], position.to_bytes(8, "big")
 
     def snapshot(self) -> StagedSnapshot:
         """The content as it is now, unaffected by later changes."""
@@ -438,6 +446,18 @@ class StagedSnapshot:
         self.size = size
         self.base_limit = base_limit
         self.extents = extents
+
+
+_rooms = threading.local()
+
+
+def _room() -> memoryview:
+    """Where this thread may put one sealed record."""
+    try:
+        room: memoryview = _rooms.room
+    except AttributeError:
+        room = _rooms.room = memoryview(bytearray(_FULL))
+    return room
 
 
 def _never() -> bool:

@@ -195,7 +195,7 @@ class Files:
 
     async def pread(self, handle: int, size: int, offset: int) -> bytes:
         with errno_of_lafs():
-            return await self.tree.files.read(handle, offset, size)
+            return bytes(await self.tree.files.read(handle, offset, size))
 
     async def write(self, path: str | bytes, data: bytes, offset: int = 0) -> None:
         """Write into a file, which is made if there is none; the rest of it stays."""
@@ -227,7 +227,7 @@ class Files:
     async def readlink(self, path: str | bytes) -> bytes:
         inode = await self.find(path)
         with errno_of_lafs():
-            return await self.tree.files.read_inode(inode, 0, inode.attributes.size)
+            return bytes(await self.tree.files.read_inode(inode, 0, inode.attributes.size))
 
     # --- attributes ----------------------------------------------------------------------------------------
 
