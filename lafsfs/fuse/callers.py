@@ -11,14 +11,19 @@ CAP_SYS_ADMIN = 21
 
 def has_capability(ctx: RequestContext, number: int) -> bool:
     """Whether the caller has a capability (capabilities(7)); if that cannot be seen, whether it is root."""
+    return process_has_capability(ctx.pid, number, otherwise=ctx.uid == 0)
+
+
+def process_has_capability(pid: int, number: int, *, otherwise: bool = False) -> bool:
+    """Whether a process has a capability; `otherwise` if that cannot be seen."""
     try:
-        with open(f"/proc/{ctx.pid}/status", "rb") as status:
+        with open(f"/proc/{pid}/status", "rb") as status:
             for line in status:
                 if line.startswith(b"CapEff:"):
                     return bool(int(line.split()[1], 16) >> number & 1)
     except OSError:
         pass
-    return ctx.uid == 0
+    return otherwise
 
 
 def is_in_group(ctx: RequestContext, gid: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
 
 import trio
 
@@ -19,27 +20,47 @@ HANDLE_KILLPRIV_V2 = (
     1 << 28
 )  # set-ID bits are taken away by us, so no write need ask for security.capability first
 
+INIT_EXT = 1 << 30  # there is a second word of flags
+DIRECT_IO_ALLOW_MMAP = (
+    1 << 4
+)  # of the second: files that pass the kernel's memory by can be mapped, too (uncached.py)
+
 _LONGEST = 1 << 16  # bytes of a first message, or of its answer; the kernel wants at least 8 KiB of room
-_FLAGS = struct.Struct("=I")
-_OFFERED_AT = 40 + 12  # in fuse_init_in, behind the header of a request
-_WANTED_AT = 16 + 12  # in fuse_init_out, behind the header of an answer
+_WORD = struct.Struct("=I")
+_OFFERED_AT = 40 + 12, 40 + 16  # the two words in fuse_init_in, behind the header of a request
+_WANTED_AT = 16 + 12, 16 + 32  # in fuse_init_out, behind the header of an answer
+_ADDED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS, DIRECT_IO_ALLOW_MMAP
 
 
 def amended(request: bytes, answer: bytes) -> bytes:
     """libfuse's answer to FUSE_INIT with what we want, as far as the kernel offers it."""
-    if len(request) < _OFFERED_AT + _FLAGS.size or len(answer) < _WANTED_AT + _FLAGS.size:
-        return answer  # libfuse refuses
-    (offered,) = _FLAGS.unpack_from(request, _OFFERED_AT)
-    (wanted,) = _FLAGS.unpack_from(answer, _WANTED_AT)
-    wanted |= offered & (HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS)
-    wanted &= ~AUTO_INVAL_DATA
-    return answer[:_WANTED_AT] + _FLAGS.pack(wanted) + answer[_WANTED_AT + _FLAGS.size :]
+    if len(request) < _OFFERED_AT[1] + _WORD.size or len(answer) < _WANTED_AT[1] + _WORD.size:
+        return answer  # libfuse refuses, or the kernel is older than all this
+    offered, more = _words(request, _OFFERED_AT)
+    wanted = _words(answer, _WANTED_AT)
+    if offered & INIT_EXT:
+        wanted = wanted[0] | INIT_EXT, wanted[1] | more & _ADDED[1]
+    amended = bytearray(answer)
+    _WORD.pack_into(amended, _WANTED_AT[0], (wanted[0] | offered & _ADDED[0]) & ~AUTO_INVAL_DATA)
+    _WORD.pack_into(amended, _WANTED_AT[1], wanted[1])
+    return bytes(amended)
+
+
+def maps_directly(answer: bytes) -> bool:
+    """Whether DIRECT_IO_ALLOW_MMAP was agreed on."""
+    return len(answer) > _WANTED_AT[1] and bool(_words(answer, _WANTED_AT)[1] & DIRECT_IO_ALLOW_MMAP)
+
+
+def _words(message: bytes, places: tuple[int, int]) -> tuple[int, int]:
+    first, second = (_WORD.unpack_from(message, place)[0] for place in places)
+    return first, second
 
 
 class Negotiation:
     """The beginning of one connection. Close it when the connection ends: that may be before it is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, agreed: Callable[[bytes], None] = lambda _: None) -> None:
+        self._agreed = agreed  # is told the answer that the kernel gets
         self._request = b""
         self._kernel = -1
         self._libfuse: socket.socket | None = None
@@ -65,8 +86,9 @@ class Negotiation:
     def end(self, fd: int) -> None:
         """libfuse has answered; on return its descriptor is the kernel's again. OSError."""
         assert self._libfuse is not None
-        answer = self._libfuse.recv(_LONGEST, socket.MSG_DONTWAIT)
-        os.write(self._kernel, amended(self._request, answer))
+        answer = amended(self._request, self._libfuse.recv(_LONGEST, socket.MSG_DONTWAIT))
+        self._agreed(answer)
+        os.write(self._kernel, answer)
         os.dup2(self._kernel, fd, inheritable=False)
         self.close()
 

@@ -45,6 +45,7 @@ from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in
 from lafsfs.fuse.interrupts import Interrupts
 from lafsfs.fuse.set_id import mode_left
 from lafsfs.fuse.streams import Streams
+from lafsfs.fuse.uncached import Uncached
 from lafsfs.tree import cap_attributes
 from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.directories import Folder
@@ -67,6 +68,7 @@ class Operations(pyfuse3.Operations):
         self._timeout = timeout
         self._streams = Streams()
         self._row = Row(timeout)
+        self.uncached = Uncached()
         self.interrupts = Interrupts()
         self.enable_acl = tree.options.acl
 
@@ -230,7 +232,7 @@ class Operations(pyfuse3.Operations):
         target = await self.tree.measured(self.tree.inode(inode), needed=True)
         handle = await self.tree.files.open(target, flags, privileged=ctx.uid == 0)
         self.interrupts.files[handle] = ctx.pid
-        return FileInfo(fh=handle, keep_cache=True)
+        return self.uncached.opened(handle, target, flags, ctx.pid)
 
     @answered(fresh)
     async def create(
@@ -245,7 +247,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
         handle = self.tree.files.opened(inode, flags & os.O_ACCMODE != os.O_RDONLY)
         self.interrupts.files[handle] = ctx.pid
-        return FileInfo(fh=handle, keep_cache=True), self._found(inode)
+        return self.uncached.opened(handle, inode, flags, ctx.pid), self._found(inode)
 
     @answered(unpublished)
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -253,6 +255,8 @@ class Operations(pyfuse3.Operations):
 
     @answered(free)
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        if fh in self.uncached.handles:
+            await self.uncached.take_privileges(self.tree, fh)
         return await self.tree.files.write(fh, off, buf)
 
     @answered(remote)
@@ -262,6 +266,7 @@ class Operations(pyfuse3.Operations):
     @answered(local)
     async def release(self, fh: FileHandleT) -> None:
         self.interrupts.files.pop(fh, None)
+        self.uncached.released(fh)
         await self.tree.files.release(fh)
 
     # --- directories -----------------------------------------------------------------------------

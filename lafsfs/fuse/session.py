@@ -13,7 +13,7 @@ import trio
 
 from lafsfs.errors import MountpointError
 from lafsfs.fuse import acl_mount
-from lafsfs.fuse.negotiation import Negotiation
+from lafsfs.fuse.negotiation import Negotiation, maps_directly
 from lafsfs.fuse.notices import Notices
 from lafsfs.fuse.operations import Operations
 from lafsfs.fuse.turns import taking_turns
@@ -54,6 +54,11 @@ async def serve(
     ours = tree.options.acl and os.geteuid() == 0
     operations = Operations(tree, timeout)
     _mount(operations, mountpoint, options, ours=ours)
+
+    def agreed(answer: bytes) -> None:
+        # A whole mount that is synchronous is so by the kernel's asking, too.
+        operations.uncached.allowed = maps_directly(answer) and "sync" not in options.extra
+
     notices = Notices()
     tree.kernel = notices
     unmount = True
@@ -62,7 +67,7 @@ async def serve(
             nursery.start_soon(notices.run)
             nursery.start_soon(operations.interrupts.run)
             task_status.started()
-            with closing(Negotiation()) as negotiation, taking_turns(negotiation):
+            with closing(Negotiation(agreed)) as negotiation, taking_turns(negotiation):
                 await pyfuse3.main()
             unmount = False  # it was unmounted from outside
             nursery.cancel_scope.cancel()

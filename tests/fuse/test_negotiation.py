@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from lafsfs.fuse.negotiation import (
     AUTO_INVAL_DATA,
     CACHE_SYMLINKS,
+    DIRECT_IO_ALLOW_MMAP,
     HANDLE_KILLPRIV_V2,
+    INIT_EXT,
     Negotiation,
     amended,
+    maps_directly,
 )
 from tests.support.mounts import MountedTree
 from tests.support.syscalls import pages_in_memory
@@ -28,15 +31,17 @@ FLAGS = st.integers(0, 2**32 - 1)
 ADDED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
 
 
-def request(offered: int, length: int = 64) -> bytes:
+def request(offered: int, more: int = 0) -> bytes:
     """FUSE_INIT of a kernel (fuse_in_header, fuse_init_in)."""
-    header = struct.pack("=IIQQIIII", 40 + length, 26, 1, 0, 0, 0, 0, 0)
-    return header + struct.pack("=IIII", 7, 45, 131072, offered).ljust(length, b"\0")
+    header = struct.pack("=IIQQIIII", 104, 26, 1, 0, 0, 0, 0, 0)
+    return header + struct.pack("=IIIII44x", 7, 45, 131072, offered, more)
 
 
 def answer(wanted: int) -> bytes:
     """What libfuse says to it (fuse_out_header, fuse_init_out)."""
-    return struct.pack("=IiQ", 80, 0, 1) + struct.pack("=IIIIHHIIHHI28x", 7, 34, 131072, wanted, *([9] * 7))
+    return struct.pack("=IiQ", 80, 0, 1) + struct.pack(
+        "=IIIIHHIIHHI28x", 7, 34, 131072, wanted, *([9] * 6), 0
+    )
 
 
 @given(FLAGS, FLAGS)
@@ -44,14 +49,24 @@ def test_flags(offered: int, wanted: int) -> None:
     (got,) = struct.unpack_from("=I", amended(request(offered), answer(wanted)), 28)
     assert not got & AUTO_INVAL_DATA
     assert got & ADDED == (wanted | offered) & ADDED
-    rest = ~(ADDED | AUTO_INVAL_DATA)
+    rest = ~(ADDED | AUTO_INVAL_DATA | INIT_EXT)
     assert got & rest == wanted & rest
 
 
 @given(FLAGS, FLAGS)
 def test_all_else_stays(offered: int, wanted: int) -> None:
     before, after = answer(wanted), amended(request(offered), answer(wanted))
-    assert (after[:28], after[32:]) == (before[:28], before[32:])
+    assert (after[:28], after[32:48], after[52:]) == (before[:28], before[32:48], before[52:])
+
+
+@given(FLAGS, FLAGS, FLAGS)
+def test_second_word(offered: int, more: int, wanted: int) -> None:
+    got = amended(request(offered, more), answer(wanted))
+    first, second = struct.unpack_from("=I", got, 28)[0], struct.unpack_from("=I", got, 48)[0]
+    asked = bool(offered & INIT_EXT and more & DIRECT_IO_ALLOW_MMAP)
+    assert bool(first & INIT_EXT) == bool(wanted & INIT_EXT or offered & INIT_EXT)
+    assert second == (DIRECT_IO_ALLOW_MMAP if asked else 0)
+    assert maps_directly(got) == asked
 
 
 @pytest.mark.parametrize("said", [struct.pack("=IiQ", 16, -71, 1), b""])
@@ -106,7 +121,7 @@ async def test_a_connection_that_ends_before(connection: tuple[socket.socket, so
 
 def test_what_was_written_can_be_read_without_us(place: Path) -> None:
     path = place / "file"
-    with path.open("wb", buffering=0) as file:
+    with path.open("w+b", buffering=0) as file:
         for _ in range(16):
             file.write(os.urandom(65536))
             assert os.stat(path).st_size == file.tell()  # the kernel hears of new times
@@ -129,7 +144,7 @@ def reads_of(pid: int) -> int:
 def test_writes_ask_for_nothing_else(tree: MountedTree, place: Path) -> None:
     writes = 500
     pid = tree.pid
-    with (place / "file").open("wb", buffering=0) as file:
+    with (place / "file").open("w+b", buffering=0) as file:
         file.write(bytes(4096))
         before = reads_of(pid)
         for _ in range(writes):
