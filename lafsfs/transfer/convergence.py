@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,9 @@ ReadBatch = Callable[[int], Awaitable[memoryview]]
 """Gives the next part of the plaintext from an offset on; nothing at its end."""
 
 _BEHIND = 8 << 20  # bytes that may wait for being hashed
+AT_ONCE = (
+    1 << 20
+)  # bytes that wait for being handed to the thread: with each visit it comes into the way of writers
 
 # The program that writes waits for each answer; it should not wait for a core as well.
 _thread = quiet_threads(1, "lafsfs-hash", 10)
@@ -47,37 +50,44 @@ class Beginning:
 class HashedAlong:
     """A plaintext that is hashed while it is written, by a thread of its own, which is a little behind.
 
-    `end` is the offset up to which it was given the plaintext. All but `known` and `catch_up` are for one thread only.
+    `end` is the offset up to which it was added; of that, less than AT_ONCE at the end is left to the upload. All but
+    `known` and `catch_up` are for one thread only.
     """
 
     def __init__(self, known: Beginning) -> None:
         self.known = known  # what is hashed by now
         self.end = known.size
         self._wanted = True
+        self._collected: list[Buffer] = []
+        self._given = self.end  # so much the thread has, or had
         self._last: Future[None] | None = None
 
     def add(self, data: Buffer) -> None:
         """The plaintext goes on with `data`, which must not change, at `end`."""
-        self._last = _thread.submit(self._hash, self.end, data)
+        self._collected.append(data)
         self.end += len(data)
+        if self.end >= self._given + AT_ONCE:
+            self._last = _thread.submit(self._hash, self._given, self._collected)
+            self._given, self._collected = self.end, []
 
     @property
     def lags(self) -> bool:
         """Whether `catch_up` would block."""
-        return self.end > self.known.size + _BEHIND
+        return self._given > self.known.size + _BEHIND
 
     def catch_up(self, behind: int = _BEHIND) -> None:
-        """Block as long as more than `behind` bytes are waiting."""
-        if self._last is not None and self.end > self.known.size + behind:
+        """Block as long as the thread has more than `behind` bytes to do."""
+        if self._last is not None and self._given > self.known.size + behind:
             self._last.result()
 
     def stop(self) -> None:
         """Nobody wants to know any more."""
         self._wanted = False
+        self._collected = []
 
-    def _hash(self, offset: int, data: Buffer) -> None:
+    def _hash(self, offset: int, pieces: Sequence[Buffer]) -> None:
         if self._wanted and self.known.size == offset:
-            self.known = self.known.extended(data)
+            self.known = self.known.extended(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
 
 def nothing_yet(grid: Grid, params: Params) -> Beginning:

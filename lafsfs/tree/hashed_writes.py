@@ -11,7 +11,7 @@ import trio
 from lafsfs.transfer.convergence import HashedAlong
 from lafsfs.tree.staging import Buffer, Placed, StagedFile
 
-_WORTH_IT = 32 << 10  # bytes; of smaller writes a thread costs more than it spares
+_WORTH_IT = 4 << 10  # bytes; smaller pieces are left to the upload
 
 
 async def append_and_hash(staged: StagedFile, offset: int, data: Buffer, mtime: int) -> None:
