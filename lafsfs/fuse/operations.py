@@ -203,7 +203,7 @@ class Operations(pyfuse3.Operations):
             target = self.tree.inode(inode)
             return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
         if name == _ASKED_BEFORE_WRITES:
-            self.tree.files.large_writes.announced()
+            self.tree.files.large.announced()
         return self.tree.xattrs.get(self._xattrs(inode), name)
 
     @answered(local)

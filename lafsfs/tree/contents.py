@@ -15,33 +15,40 @@ from lafsfs.tree.staging import AT_HAND, StagedFile, StagedSnapshot
 from lafsfs.tree.torn import readable
 
 _SMALL = 64 * 1024  # up to this, a single record is not copied
-# What the kernel reads at once at most, in so many records, is read in the loop: going to a thread and back costs more.
-_IN_LOOP = 1 << 20
-_FEW = 64
+_FEW = 64  # records that may be read in the loop, and 4 MiB therefore; the kernel wants a megabyte at most
 
 
 async def read_staged(
-    staged: StagedFile | StagedSnapshot, base: FileNode | None, start: int, end: int
+    staged: StagedFile | StagedSnapshot, base: FileNode | None, start: int, end: int, *, at_once: bool = True
 ) -> bytes | bytearray:
-    """Bytes [start, end) of staged content; what the log does not hold comes from `base`, or is zero."""
+    """Bytes [start, end) of staged content; what the log does not hold comes from `base`, or is zero. `at_once`: what
+    the system has of it in memory is read in the loop.
+    """
     log = staged if isinstance(staged, StagedFile) else staged.staged
     pieces = staged.extents.cover(start, end)
     log.pin()
     try:
-        return await _read_pieces(log, pieces, base, staged.base_limit, start, end)
+        return await _read_pieces(log, pieces, base, staged.base_limit, start, end, at_once=at_once)
     finally:
         log.unpin()
 
 
 async def _read_pieces(
-    log: StagedFile, pieces: list[Piece], base: FileNode | None, base_limit: int, start: int, end: int
+    log: StagedFile,
+    pieces: list[Piece],
+    base: FileNode | None,
+    base_limit: int,
+    start: int,
+    end: int,
+    *,
+    at_once: bool,
 ) -> bytes | bytearray:
     if len(pieces) == 1 and pieces[0].record is not None and end - start < _SMALL:
         record, skip = await _read_record(log, pieces[0].record), pieces[0].skip
         return record if len(record) == end - start else record[skip : skip + end - start]
     out = bytearray(end - start)
     parts = _parts(pieces, memoryview(out), start)
-    await _fill(log, parts)
+    await _fill(log, parts, at_once=at_once)
     for piece, part in parts:
         if piece.record is None and base is not None and piece.start < base_limit:
             got = await read_node(base, piece.start, min(piece.end, base_limit) - piece.start)
@@ -61,11 +68,11 @@ async def _read_record(log: StagedFile, reference: int) -> bytes:
         return await trio.to_thread.run_sync(log.read_record, reference)
 
 
-async def _fill(log: StagedFile, parts: list[tuple[Piece, memoryview]]) -> None:
-    """Fill the parts that are in the log: what is at hand, then the rest in one visit to a worker thread."""
+async def _fill(log: StagedFile, parts: list[tuple[Piece, memoryview]], *, at_once: bool) -> None:
+    """Fill the parts that are in the log: if `at_once`, those at hand; the rest in one visit to a worker thread."""
     logged = [(piece, part) for piece, part in parts if piece.record is not None]
     at_hand = 0
-    if len(logged) <= _FEW and sum(len(part) for _, part in logged) <= _IN_LOOP:
+    if at_once and len(logged) <= _FEW:
         with suppress(OSError):
             for piece in logged:
                 _read_records(log, [piece], AT_HAND)
@@ -113,7 +120,7 @@ class StagedSource:
         parts = _parts(self._snapshot.extents.cover(offset, offset + len(buf)), buf, offset)
         log.pin()
         try:
-            await _fill(log, parts)
+            await _fill(log, parts, at_once=False)
         finally:
             log.unpin()
         for piece, part in parts:

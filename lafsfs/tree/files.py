@@ -20,7 +20,7 @@ from lafsfs.tree.contents import read_node, read_staged
 from lafsfs.tree.crashpoints import crash_point
 from lafsfs.tree.hashed_writes import append_and_hash, lags, write_and_hash
 from lafsfs.tree.inodes import Inline, Inode, Staged
-from lafsfs.tree.large_writes import LargeWrites
+from lafsfs.tree.large_transfers import LargeTransfers
 from lafsfs.tree.removals import ensure_linked
 from lafsfs.tree.staging import Buffer, StagedFile
 
@@ -58,7 +58,7 @@ class Files:
         self._tree = tree
         self._handles: dict[int, OpenFile] = {}
         self._locks: dict[int, trio.Lock] = {}
-        self.large_writes = LargeWrites()
+        self.large = LargeTransfers()
         self._lingering: dict[int, int] = {}  # inode number -> handle
         self._next = 1
 
@@ -179,7 +179,8 @@ class Files:
         if isinstance(content, Inline):
             return self.inline_data(inode, content)[offset:end]
         if isinstance(content, Staged):
-            return await read_staged(content.file, self._reader(inode, file), offset, end)
+            at_once = self.large.read_at_once(end - offset, self._tree.requests)
+            return await read_staged(content.file, self._reader(inode, file), offset, end, at_once=at_once)
         reader = self._reader(inode, file)
         if offset == 0:
             self._tree.walks.reads(inode)
@@ -221,7 +222,7 @@ class Files:
             began = trio.current_time()
             self._write_now(inode, _end_or(offset, file), data)
             self._tell_size(file)
-            self.large_writes.began_at(began)
+            self.large.began_at(began)
             return len(data)
         async with self.changing(inode):
             offset = _end_or(offset, file)
@@ -240,7 +241,7 @@ class Files:
             return False
         if isinstance(content, Staged) and (content.file.wasteful or lags(content.file)):
             return False
-        return self.large_writes.at_once(size, self._tree.requests)
+        return self.large.write_at_once(size, self._tree.requests)
 
     def _tell_size(self, file: OpenFile) -> None:
         """The kernel may have reckoned the end of the file from an older size."""
