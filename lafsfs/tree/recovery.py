@@ -116,8 +116,9 @@ class _Reading:
         """A content that had just been moved from the journal to a log, which the disk may not have got."""
         journal = self._tree.journal
         if journal.has_content(inode.ino):
-            if not staged.length:
-                staged.write(0, journal.content(inode.ino), inode.attributes.mtime)
+            content = b"" if staged.length else journal.content(inode.ino)
+            if content:  # a full disk has no room even for nothing
+                staged.write(0, content, inode.attributes.mtime)
             staged.heir_of = inode.ino
             self._tree.staging.unsynced.add(staged)
 
