@@ -16,14 +16,9 @@ import trio
 
 AUTO_INVAL_DATA = 1 << 12  # drop a file's pages whenever its times are news
 CACHE_SYMLINKS = 1 << 23  # keep targets of symlinks
-HANDLE_KILLPRIV_V2 = (
-    1 << 28
-)  # set-ID bits are taken away by us, so no write need ask for security.capability first
-
+HANDLE_KILLPRIV_V2 = 1 << 28  # set-ID bits are ours to take away: no write has to ask for security.capability
 INIT_EXT = 1 << 30  # there is a second word of flags
-DIRECT_IO_ALLOW_MMAP = (
-    1 << 4
-)  # of the second: files that pass the kernel's memory by can be mapped, too (uncached.py)
+DIRECT_IO_ALLOW_MMAP = 1 << 4  # of the second: what passes the kernel's memory by can be mapped (uncached.py)
 
 _LONGEST = 1 << 16  # bytes of a first message, or of its answer; the kernel wants at least 8 KiB of room
 _WORD = struct.Struct("=I")

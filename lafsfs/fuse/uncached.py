@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyfuse3
@@ -80,4 +81,5 @@ class Uncached:
         mode = without_set_id(inode.attributes.mode)
         if mode != inode.attributes.mode and not process_has_capability(opener, CAP_FSETID):
             await tree.changing.set_attributes(inode, NewAttributes(mode=mode))
-            pyfuse3.invalidate_inode(InodeT(inode.ino), attr_only=True)
+            with suppress(OSError):
+                pyfuse3.invalidate_inode(InodeT(inode.ino), attr_only=True)

@@ -17,9 +17,8 @@ ReadBatch = Callable[[int], Awaitable[memoryview]]
 """Gives the next part of the plaintext from an offset on; nothing at its end."""
 
 _BEHIND = 8 << 20  # bytes that may wait for being hashed
-AT_ONCE = (
-    1 << 20
-)  # bytes that wait for being handed to the thread: with each visit it comes into the way of writers
+# Bytes that are collected before the thread gets them: with each visit it comes into the way of who writes.
+AT_ONCE = 1 << 20
 
 # The program that writes waits for each answer; it should not wait for a core as well.
 _thread = quiet_threads(1, "lafsfs-hash", 10)
@@ -79,6 +78,11 @@ class HashedAlong:
         """Block as long as the thread has more than `behind` bytes to do."""
         if self._last is not None and self._given > self.known.size + behind:
             self._last.result()
+
+    def rest(self) -> None:
+        """Little more may come: what is collected is left to the upload, instead of being kept in memory."""
+        self._collected = []
+        self.end = self._given
 
     def stop(self) -> None:
         """Nobody wants to know any more."""

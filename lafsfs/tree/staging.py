@@ -390,7 +390,9 @@ class StagedFile:
         self.area.sync([self])
 
     def idle(self) -> None:
-        """Give the descriptor back until the log is used again."""
+        """Give back what only a log that is used needs."""
+        if self.hashed is not None:
+            self.hashed.rest()
         if self._fd >= 0 and not self._pins:
             os.close(self._fd)
             self._fd = -1

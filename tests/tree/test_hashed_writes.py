@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -34,6 +35,7 @@ steps = st.lists(
         st.tuples(st.just("at once"), st.integers(0, 90), st.binary(min_size=1, max_size=30)),
         st.tuples(st.just("small"), st.integers(0, 90), st.binary(min_size=1, max_size=30)),
         st.integers(0, 120),
+        st.just("rest"),
     ),
     max_size=12,
 )
@@ -54,6 +56,9 @@ async def apply(staged: StagedFile, model: bytearray, step: object) -> None:
     if isinstance(step, int):
         staged.truncate(step, 1)
         model[:] = bytes(model[:step]).ljust(step, b"\0")
+        return
+    if step == "rest":
+        staged.idle()
         return
     assert isinstance(step, tuple)
     *where, data = step
@@ -100,6 +105,17 @@ def test_any_sequence(tmp_path_factory: pytest.TempPathFactory, sequence: list[o
 
     trio.run(run)
     shutil.rmtree(folder)
+
+
+async def test_what_is_written_is_not_kept_in_memory(nodes: NodeMaker, tmp_path: Path) -> None:
+    """Files smaller than what the thread gets at once are not held until they are on the grid."""
+    root = await new_root(nodes)
+    async with opened(nodes, root, tmp_path, TreeOptions(publish_delay=3600.0)) as fs:
+        data = b"x" * 500_000
+        before = sys.getrefcount(data)
+        await fs.write("file", data)
+        assert sys.getrefcount(data) == before
+        assert await fs.read("file") == data
 
 
 @pytest.mark.parametrize("then", ["nothing", "overwrite", "cut", "grow", "end with a small piece"])
