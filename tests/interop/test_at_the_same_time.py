@@ -51,4 +51,5 @@ def test_neither_loses_what_the_other_wrote(shared_grid: SharedGrid, fresh_home:
             expected = {"ours", "theirs"} if taken.result() else {"ours"}
             wait_until(partial(_has, directory, expected), 60, f"{expected} in {number}")
             tree.flush()
-            assert set(listing(shared_grid.client, cap)) >= expected
+            seen = set(listing(shared_grid.client, cap))
+            assert seen >= expected, (number, tree.status(), shared_grid.client.check(quote(cap)))
