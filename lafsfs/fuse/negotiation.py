@@ -35,10 +35,10 @@ def amended(request: bytes, answer: bytes) -> bytes:
     wanted = _words(answer, _WANTED_AT)
     if offered & INIT_EXT:
         wanted = wanted[0] | INIT_EXT, wanted[1] | more & _ADDED[1]
-    amended = bytearray(answer)
-    _WORD.pack_into(amended, _WANTED_AT[0], (wanted[0] | offered & _ADDED[0]) & ~AUTO_INVAL_DATA)
-    _WORD.pack_into(amended, _WANTED_AT[1], wanted[1])
-    return bytes(amended)
+    changed = bytearray(answer)
+    _WORD.pack_into(changed, _WANTED_AT[0], (wanted[0] | offered & _ADDED[0]) & ~AUTO_INVAL_DATA)
+    _WORD.pack_into(changed, _WANTED_AT[1], wanted[1])
+    return bytes(changed)
 
 
 def maps_directly(answer: bytes) -> bool:

@@ -43,7 +43,7 @@ from lafsfs.fuse.answers import (
 )
 from lafsfs.fuse.callers import CAP_FSETID, CAP_SYS_ADMIN, has_capability, is_in_group
 from lafsfs.fuse.interrupts import Interrupts
-from lafsfs.fuse.set_id import mode_left
+from lafsfs.fuse.set_id import FILE_CAPABILITY, mode_left
 from lafsfs.fuse.streams import Streams
 from lafsfs.fuse.uncached import Uncached
 from lafsfs.tree import cap_attributes
@@ -52,8 +52,6 @@ from lafsfs.tree.directories import Folder
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
 from lafsfs.tree.xattrs import XattrValues
-
-_ASKED_BEFORE_WRITES = b"security.capability"  # by the kernel: does a write take the file's privileges?
 
 
 class Operations(pyfuse3.Operations):
@@ -202,7 +200,7 @@ class Operations(pyfuse3.Operations):
         if name in cap_attributes.NAMES:
             target = self.tree.inode(inode)
             return await self.tree.cap_attributes.get(target, name, owner=ctx.uid == os.geteuid())
-        if name == _ASKED_BEFORE_WRITES:
+        if name == FILE_CAPABILITY:
             self.tree.files.large.announced()
         return self.tree.xattrs.get(self._xattrs(inode), name)
 
@@ -256,7 +254,7 @@ class Operations(pyfuse3.Operations):
     @answered(free)
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         if fh in self.uncached.handles:
-            await self.uncached.take_privileges(self.tree, fh)
+            self.uncached.take_privileges(self.tree, fh)
         return await self.tree.files.write(fh, off, buf)
 
     @answered(remote)

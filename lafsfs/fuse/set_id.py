@@ -11,6 +11,8 @@ from pyfuse3 import RequestContext, SetattrFields
 from lafsfs.fuse.callers import CAP_FSETID, has_capability
 from lafsfs.tree.attributes import Attributes, without_set_id
 
+FILE_CAPABILITY = b"security.capability"  # lost in the same way; the kernel asks for it before a write
+
 _TIMES = ("update_atime", "update_mtime", "update_ctime")
 
 

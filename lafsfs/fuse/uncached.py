@@ -19,12 +19,10 @@ import pyfuse3
 from pyfuse3 import FileHandleT, FileInfo, InodeT
 
 from lafsfs.fuse.callers import CAP_FSETID, process_has_capability
+from lafsfs.fuse.set_id import FILE_CAPABILITY
 from lafsfs.tree.attributes import without_set_id
-from lafsfs.tree.changing import NewAttributes
 from lafsfs.tree.inodes import Inode
 from lafsfs.tree.tree import Tree
-
-_CAPABILITY = b"security.capability"
 
 
 class _Handle(NamedTuple):
@@ -73,13 +71,13 @@ class Uncached:
                 if not counter[closed.inode.ino]:
                     del counter[closed.inode.ino]
 
-    async def take_privileges(self, tree: Tree, handle: int) -> None:
+    def take_privileges(self, tree: Tree, handle: int) -> None:
         """Somebody is about to write: what else the kernel does then (set_id.py)."""
         inode, _, opener = self.handles[handle]
-        if inode.xattrs and _CAPABILITY in inode.xattrs:
-            tree.xattrs.remove(inode, _CAPABILITY)
-        mode = without_set_id(inode.attributes.mode)
-        if mode != inode.attributes.mode and not process_has_capability(opener, CAP_FSETID):
-            await tree.changing.set_attributes(inode, NewAttributes(mode=mode))
+        if inode.xattrs and FILE_CAPABILITY in inode.xattrs:
+            tree.xattrs.remove(inode, FILE_CAPABILITY)
+        mode = inode.attributes.mode
+        if without_set_id(mode) != mode and not process_has_capability(opener, CAP_FSETID):
+            tree.files.drop_set_id(inode)
             with suppress(OSError):
                 pyfuse3.invalidate_inode(InodeT(inode.ino), attr_only=True)

@@ -84,13 +84,14 @@ class Files:
             try:
                 await self.truncate(inode, 0)
                 if not privileged:
-                    self._drop_set_id(inode)
+                    self.drop_set_id(inode)
             except BaseException:
                 await self.release(handle)
                 raise
         return handle
 
-    def _drop_set_id(self, inode: Inode) -> None:
+    def drop_set_id(self, inode: Inode) -> None:
+        """Somebody without privilege changes the content: the mode loses its set-ID bits (attributes.py)."""
         mode = without_set_id(inode.attributes.mode)
         if mode != inode.attributes.mode:
             change = Change(self._tree)
